@@ -1,0 +1,124 @@
+"""Where the database is: the environment and URLs, made into `Settings`."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from prefect_db.drivers.base import Options, Settings
+from prefect_db.errors import ConfigurationError, listing
+
+BACKENDS: Final = {"sqlite": "sqlite", "postgres": "postgresql"}
+DEFAULTS: Final = Options(
+    pool_size=10,
+    pool_timeout=30.0,
+    connect_timeout=10.0,
+    application_name="prefect_db",
+    pgbouncer=False,
+    busy_timeout=5.0,
+    synchronous="NORMAL",
+    readers=1,
+)
+
+_URL: Final = re.compile(r"([a-z][a-z0-9_.-]*)(?:\+[a-z0-9_]+)?://(.*)", re.IGNORECASE | re.DOTALL)
+_USER_PASSWORD: Final = re.compile(r"(://[^:@/?#]*:)(.*)(@)", re.DOTALL)
+_QUERY_PASSWORD: Final = re.compile(r"([?&](?:ssl)?password=)[^&]*", re.IGNORECASE)
+_FORMS: Final = (
+    "sqlite:///relative/path, sqlite:////absolute/path, :memory: or"
+    " postgresql://user:password@host:5432/database"
+)
+
+
+def load(
+    url: str | None, options: Options, environment: Mapping[str, str] | None = None
+) -> Settings:
+    """The settings of a URL or, without one, of the environment.
+
+    Raises:
+        ConfigurationError: Names the variable, its value (never a password) and what it takes.
+    """
+    checked = _check_options(options)
+    if url is not None:
+        return _from_url("the URL", url, checked)
+    return _from_environment(os.environ if environment is None else environment, checked)
+
+
+def _from_environment(environment: Mapping[str, str], options: Options) -> Settings:
+    backend = environment.get("PREFECT_DATABASE_BACKEND", "")
+    path = environment.get("PREFECT_DATABASE_PATH", "") or "prefect.db"
+    url = environment.get("PREFECT_DATABASE_URL", "")
+    if backend and backend not in BACKENDS:
+        raise ConfigurationError(
+            f"PREFECT_DATABASE_BACKEND is {backend!r}; it takes {listing(list(BACKENDS))}"
+        )
+    if backend == "postgres" and not url:
+        raise ConfigurationError(
+            "PREFECT_DATABASE_BACKEND is 'postgres' and PREFECT_DATABASE_URL is not set; set it to"
+            " postgresql://user:password@host:5432/database"
+        )
+    if not url:
+        return Settings("sqlite", "", path, _sqlite_url(path), options)
+    settings = _from_url("PREFECT_DATABASE_URL", url, options)
+    if backend == "sqlite" and settings.scheme != "sqlite":
+        return Settings("sqlite", "", path, _sqlite_url(path), options)
+    if backend == "postgres" and settings.scheme == "sqlite":
+        raise ConfigurationError(
+            f"PREFECT_DATABASE_BACKEND is 'postgres' and PREFECT_DATABASE_URL is {settings.masked};"
+            " it takes postgresql://user:password@host:5432/database"
+        )
+    return settings
+
+
+def _sqlite_url(path: str) -> str:
+    return path if path == ":memory:" else f"sqlite:///{path}"
+
+
+def _from_url(name: str, url: str, options: Options) -> Settings:
+    if url == ":memory:":
+        return Settings("sqlite", "", url, url, options)
+    masked = mask(url)
+    parts = _URL.fullmatch(url)
+    if parts is None:
+        raise ConfigurationError(f"{name} is {masked!r}, which is no URL; it takes {_FORMS}")
+    scheme, rest = parts[1].lower(), parts[2]
+    if scheme in ("postgres", "postgresql"):
+        return Settings("postgresql", f"postgresql://{rest}", "", masked, options)
+    path, question, _ = rest.partition("?")
+    if scheme == "sqlite" and (question or (path and not path.startswith("/"))):
+        raise ConfigurationError(
+            f"{name} is {masked!r}; a SQLite URL has three slashes before a relative path, four"
+            " before an absolute one, and no host or query: sqlite:///relative/path"
+        )
+    return Settings(scheme, url, path.removeprefix("/") or ":memory:", masked, options)
+
+
+def mask(url: str) -> str:
+    """The URL with its passwords replaced by ***."""
+    return _QUERY_PASSWORD.sub(r"\1***", _USER_PASSWORD.sub(r"\1***\3", url))
+
+
+def _check_options(options: Options) -> Options:
+    for name, value in options.items():
+        if name not in DEFAULTS:
+            raise ConfigurationError(f"no option {name}; there are {', '.join(DEFAULTS)}")
+        problem = _problem(name, value)
+        if problem:
+            raise ConfigurationError(f"{name}={value!r}; {problem}")
+    return DEFAULTS | options
+
+
+def _problem(name: str, value: Any) -> str:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if name in ("pool_size", "readers") and not (isinstance(value, int) and number and value >= 1):
+        return "it takes a whole number from 1"
+    if name.endswith("_timeout") and not (number and 0 <= value < float("inf")):
+        return "it takes a number of seconds from 0"
+    if name == "synchronous" and value not in ("OFF", "NORMAL", "FULL", "EXTRA"):
+        return "it takes OFF, NORMAL, FULL or EXTRA"
+    if name == "pgbouncer" and not isinstance(value, bool):
+        return "it takes True or False"
+    if name == "application_name" and not isinstance(value, str):
+        return "it takes a text"
+    return ""

@@ -1,0 +1,88 @@
+"""`connect()` and `wrap()`: the two ways to a `Queryable`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, Unpack
+
+from prefect_db import config, drivers
+from prefect_db.backend import Backend
+from prefect_db.drivers.base import Driver, Options
+from prefect_db.drivers.sqlite import SQLiteDriver
+from prefect_db.errors import UsageError
+from prefect_db.migrate import prepare
+from prefect_db.transaction import HostTransaction
+
+
+def connect(
+    url: str | None = None,
+    *,
+    migrate: bool = True,
+    driver: Driver | None = None,
+    **options: Unpack[Options],
+) -> Backend:
+    """Open a database and bring its schema up to date.
+
+    Args:
+        url: `sqlite:///relative`, `sqlite:////absolute`, `:memory:` or a PostgreSQL URI as libpq
+            takes it; SQLAlchemy's spellings (`sqlite+aiosqlite://`, `postgresql+asyncpg://`) are
+            understood. None: PREFECT_DATABASE_BACKEND, PREFECT_DATABASE_PATH and
+            PREFECT_DATABASE_URL of the environment decide.
+        migrate: Apply pending migrations. A database that Prefect manages is only checked.
+        driver: Use this driver instead of the one that the URL's scheme names.
+        pool_size: PostgreSQL: connections at most. 10.
+        pool_timeout: Seconds to wait for a free connection. 30.
+        connect_timeout: PostgreSQL: seconds for connecting, unless the URL says. 10.
+        application_name: PostgreSQL: shown in pg_stat_activity, unless the URL says.
+        pgbouncer: PostgreSQL: True for PgBouncer in transaction mode. Migrate with a direct URL.
+        busy_timeout: SQLite: seconds to wait for another process's lock. 5.
+        synchronous: SQLite: NORMAL, or FULL to lose no commit when the power fails.
+        readers: SQLite: connections that read. 1; more are slower, for Python's lock.
+
+    Returns:
+        A `Backend`; close it, or use it as a context manager.
+
+    Raises:
+        ConfigurationError: A setting is wrong.
+        Unavailable: The database cannot be reached.
+        MigrationError: The schema cannot be brought up to date.
+        SchemaError: Prefect manages the database, and it lacks what our SQL needs.
+    """
+    settings = config.load(url, options)
+    backend = Backend(driver or drivers.find(settings.scheme), settings)
+    if migrate:
+        try:
+            prepare(backend)
+        except BaseException:
+            backend.close()
+            raise
+    return backend
+
+
+def wrap(connection: Any, *, driver: Driver | None = None) -> HostTransaction:
+    """The verbs over a connection that the host has, inside the host's transaction.
+
+    Args:
+        connection: An open `sqlite3.Connection` or `psycopg.Connection`. It is never committed,
+            rolled back or closed here, and its row factory is left alone.
+        driver: The driver that knows the connection, if it is another kind.
+
+    Raises:
+        UsageError: It is no connection that the driver knows.
+    """
+    for candidate in [driver] if driver else _known_drivers():
+        wrapped = candidate.wrap(connection)
+        if wrapped is not None:
+            return HostTransaction(candidate.dialect, wrapped)
+    raise UsageError(
+        f"a {type(connection).__module__}.{type(connection).__qualname__} cannot be wrapped; give"
+        " an open sqlite3.Connection or psycopg.Connection"
+    )
+
+
+def _known_drivers() -> list[Driver]:
+    # Nobody has a psycopg connection without psycopg.
+    known: list[Driver] = [SQLiteDriver()]
+    if "psycopg" in sys.modules:
+        known.append(drivers.find("postgresql"))
+    return known

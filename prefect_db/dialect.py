@@ -1,0 +1,130 @@
+"""What differs between SQLite and PostgreSQL, as pure functions behind one `Dialect` each.
+
+SQL is written once, with `?`. A dialect compiles it to what its engine takes, and binds Python
+values to what its engine stores.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from enum import Enum
+from functools import lru_cache
+from typing import Any, Final, Literal, TypeVar
+
+from prefect_db.errors import BadValue, ParameterCount, UsageError
+from prefect_db.tokens import (
+    POSTGRES_TOKENS,
+    SQLITE_TOKENS,
+    Statement,
+    compile_statement,
+    split_script,
+)
+from prefect_db.values import POSTGRES_CODECS, SQLITE_CODECS, Array, Codec, dump_json
+
+T = TypeVar("T")
+
+DialectName = Literal["sqlite", "postgres"]
+
+
+class Dialect:
+    """One engine's SQL; `SQLITE` and `POSTGRES` are the two there are.
+
+    Attributes:
+        name: `sqlite` or `postgres`.
+        compile: Compiles SQL with `?` to a `Statement`. Cached by text; raises ProgrammingError.
+    """
+
+    __slots__ = ("_codecs", "_tokens", "compile", "name")
+
+    def __init__(
+        self,
+        name: DialectName,
+        compile_: Callable[[str], Statement],
+        tokens: re.Pattern[str],
+        codecs: dict[type, Codec],
+    ) -> None:
+        self.name: DialectName = name
+        self.compile = compile_
+        self._tokens = tokens
+        self._codecs = codecs
+
+    def __repr__(self) -> str:
+        return f"<Dialect {self.name}>"
+
+    def pick(self, *, sqlite: T, postgres: T) -> T:
+        """The one for this engine, where a statement cannot be the same on both."""
+        return sqlite if self.name == "sqlite" else postgres
+
+    def split(self, script: str) -> list[tuple[int, str]]:
+        """The statements of a script, each with its offset and without its semicolon.
+
+        Raises:
+            ProgrammingError: A quote, a comment or a BEGIN is never closed.
+        """
+        return split_script(script, self._tokens)
+
+    def bind(self, statement: Statement, params: Sequence[Any]) -> list[Any]:
+        """The parameters as the engine takes them.
+
+        Raises:
+            ParameterCount: Not as many as the statement has placeholders.
+            BadValue: A value that cannot be stored as it is.
+            UsageError: `params` is neither a tuple nor a list.
+        """
+        if type(params) is not tuple and not isinstance(params, (tuple, list)):
+            raise UsageError(
+                f"params is a {type(params).__name__}, not a tuple or a list", sql=statement.sql
+            )
+        if len(params) != statement.placeholders:
+            raise ParameterCount(
+                f"{statement.placeholders} placeholders, {len(params)} parameters",
+                sql=statement.sql,
+            )
+        codecs = self._codecs
+        try:
+            return [
+                value
+                if value is None
+                else codec(value)
+                if (codec := codecs.get(type(value)))
+                else self._bind_other(value)
+                for value in params
+            ]
+        except BadValue as error:
+            error.sql = statement.sql
+            raise
+
+    def _bind_other(self, value: Any) -> Any:
+        if value is None or value is True or value is False:
+            return value
+        if isinstance(value, Enum):
+            return self._bind_one(value.value)
+        if isinstance(value, Array):
+            values = [self._bind_one(item) for item in value.values]
+            return dump_json(values) if self.name == "sqlite" else values
+        for kind, codec in self._codecs.items():
+            if isinstance(value, kind):
+                return codec(value)
+        raise BadValue(
+            f"a {type(value).__name__} is no parameter; bind text, numbers, bytes, UUID, aware"
+            " datetime, timedelta, Enum, dict or list (stored as JSON), or an Array"
+        )
+
+    def _bind_one(self, value: Any) -> Any:
+        codec = self._codecs.get(type(value))
+        return codec(value) if codec else self._bind_other(value)
+
+
+@lru_cache(maxsize=1024)
+def _compile_sqlite(sql: str) -> Statement:
+    return compile_statement(sql, SQLITE_TOKENS, numbered=False)
+
+
+@lru_cache(maxsize=1024)
+def _compile_postgres(sql: str) -> Statement:
+    return compile_statement(sql, POSTGRES_TOKENS, numbered=True)
+
+
+SQLITE: Final = Dialect("sqlite", _compile_sqlite, SQLITE_TOKENS, SQLITE_CODECS)
+POSTGRES: Final = Dialect("postgres", _compile_postgres, POSTGRES_TOKENS, POSTGRES_CODECS)

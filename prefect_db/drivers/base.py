@@ -1,0 +1,165 @@
+"""The seam between the library and an engine's driver: three small protocols.
+
+A driver knows how to open, use and close connections, and turns its own exceptions into
+`prefect_db.errors`. It knows no entity and gets SQL that is already in its engine's form. A new
+one proves itself with `prefect_db.testing.DriverContract`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, Protocol, TypedDict
+
+from prefect_db.dialect import Dialect
+from prefect_db.tokens import Statement
+
+Isolation = Literal["read committed", "repeatable read", "serializable"]
+
+# What a connection is borrowed for: one statement that only reads, a transaction that only reads,
+# or anything that may write.
+Purpose = Literal["read", "snapshot", "write"]
+
+
+class Options(TypedDict, total=False):
+    """What `connect()` takes besides the URL; it says what each is."""
+
+    pool_size: int
+    pool_timeout: float
+    connect_timeout: float
+    application_name: str
+    pgbouncer: bool
+    busy_timeout: float
+    synchronous: Literal["OFF", "NORMAL", "FULL", "EXTRA"]
+    readers: int
+
+
+@dataclass(slots=True)
+class Settings:
+    """Where the database is, and all options.
+
+    Attributes:
+        scheme: The URL's scheme without a `+driver` suffix.
+        url: The URL as the driver takes it; it may hold a password, so it is in no repr.
+        path: The file of an engine that has one, or `:memory:`.
+        masked: The URL without its password, for messages.
+    """
+
+    scheme: str
+    url: str = field(repr=False)
+    path: str
+    masked: str
+    options: Options
+
+
+class Stats(NamedTuple):
+    """A pool's statistics at one moment.
+
+    Attributes:
+        size: Open connections.
+        in_use: Connections borrowed now.
+        waiting: Callers waiting for one now.
+        acquires: Connections borrowed since the start.
+        waited_seconds: What all callers waited, together, since the start.
+        timeouts: Callers that gave up waiting.
+        broken: Connections found broken and replaced.
+    """
+
+    size: int
+    in_use: int
+    waiting: int
+    acquires: int
+    waited_seconds: float
+    timeouts: int
+    broken: int
+
+
+class Result(NamedTuple):
+    """What a statement gave: its rows, the number of rows affected, and its columns' names."""
+
+    rows: list[tuple[Any, ...]]
+    affected: int
+    names: Callable[[], tuple[str, ...]]
+
+
+class Connection(Protocol):
+    """One connection, in autocommit until `begin`. All methods raise `prefect_db.Error` alone."""
+
+    @property
+    def native(self) -> Any:
+        """The driver's own connection."""
+
+    def execute(self, statement: Statement, values: Sequence[Any]) -> Result:
+        """Run one statement and fetch all of its rows: a cursor left open would hold a lock."""
+
+    def executemany(self, statement: Statement, rows: Sequence[Sequence[Any]]) -> int:
+        """Run a statement once per row; the number of rows affected."""
+
+    def stream(
+        self, statement: Statement, values: Sequence[Any], batch: int
+    ) -> Iterator[tuple[Callable[[], tuple[str, ...]], list[tuple[Any, ...]]]]:
+        """The rows of a query, `batch` at a time, with a way to their columns' names."""
+
+    def begin(self, *, read_only: bool, isolation: Isolation | None, timeout: float | None) -> None:
+        """Begin a transaction; `timeout` in seconds bounds each of its statements."""
+
+    def commit(self) -> None:
+        """Commit.
+
+        Raises:
+            TransactionAborted: The engine rolled back instead.
+            CommitUnknown: The connection broke while it committed.
+        """
+
+    def rollback(self) -> None:
+        """Roll back whatever transaction is open, if one is."""
+
+    @property
+    def in_transaction(self) -> bool:
+        """True while the engine has a transaction open."""
+
+    def interrupt(self) -> None:
+        """Cancel the running statement, from another thread."""
+
+    def close(self) -> None:
+        """Close it; closing twice is no error."""
+
+
+class Pool(Protocol):
+    """The connections of one Backend. Safe to share between threads."""
+
+    def acquire(self, purpose: Purpose) -> Connection:
+        """Borrow a connection.
+
+        Raises:
+            PoolTimeout: None became free in time.
+            Unavailable: The database cannot be reached.
+        """
+
+    def release(self, connection: Connection) -> None:
+        """Give it back, clean or not: what is open on it is rolled back."""
+
+    def stats(self) -> Stats:
+        """The statistics now."""
+
+    def close(self) -> None:
+        """Close all connections."""
+
+
+class Driver(Protocol):
+    """An engine's driver, found by the scheme of the URL. Construct it without arguments."""
+
+    @property
+    def dialect(self) -> Dialect:
+        """The SQL that its engine speaks."""
+
+    def open(self, settings: Settings) -> Pool:
+        """Open the database.
+
+        Raises:
+            ConfigurationError: The settings cannot work.
+            Unavailable: The database cannot be reached.
+        """
+
+    def wrap(self, native: Any) -> Connection | None:
+        """A Connection over a host's own one, or None if it is another driver's."""

@@ -1,0 +1,344 @@
+"""The driver of PostgreSQL, over psycopg 3 and psycopg_pool."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final
+
+import psycopg
+import psycopg_pool
+from psycopg import RawCursor, RawServerCursor
+from psycopg.adapt import AdaptersMap
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import TransactionStatus
+from psycopg.rows import tuple_row
+from psycopg.types.string import TextLoader
+
+from prefect_db.dialect import POSTGRES, Dialect
+from prefect_db.drivers.base import Connection, Isolation, Pool, Purpose, Result, Settings, Stats
+from prefect_db.errors import (
+    BackendClosed,
+    BadValue,
+    CommitUnknown,
+    ConfigurationError,
+    Error,
+    PoolTimeout,
+    ProgrammingError,
+    TransactionAborted,
+    Unavailable,
+    UsageError,
+    from_sqlstate,
+)
+from prefect_db.tokens import Statement
+
+MINIMUM_VERSION: Final = 14
+IDLE_BEFORE_CHECK: Final = 1.0
+
+Names = Callable[[], tuple[str, ...]]
+Native = psycopg.Connection[tuple[Any, ...]]
+
+# JSON stays text until somebody reads it: psycopg's own decoding is 70 % of a list read.
+_ADAPTERS: Final = AdaptersMap(psycopg.adapters)
+_ADAPTERS.register_loader("json", TextLoader)
+_ADAPTERS.register_loader("jsonb", TextLoader)
+
+# Times come back in UTC and durations in the one form that psycopg reads, whatever the server's
+# settings; and a filter's plan is made for its values (a generic one was 48 times slower).
+_FIRST_OPTIONS: Final = "-c plan_cache_mode=force_custom_plan"
+_LAST_OPTIONS: Final = "-c TimeZone=UTC -c IntervalStyle=postgres -c DateStyle=ISO"
+_PGBOUNCER_SESSION: Final = (
+    "SET TimeZone TO 'UTC'; SET IntervalStyle TO 'postgres'; SET DateStyle TO 'ISO'"
+)
+
+_cursor_names = itertools.count(1)
+
+
+class PostgresConnection:
+    """One psycopg connection in autocommit mode."""
+
+    def __init__(self, native: Native) -> None:
+        self.native = native
+
+    def _cursor(self) -> RawCursor[tuple[Any, ...]]:
+        return RawCursor(self.native, row_factory=tuple_row)
+
+    def execute(self, statement: Statement, values: Sequence[Any]) -> Result:
+        cursor = self._cursor()
+        try:
+            cursor.execute(statement.text.encode(), values)
+            # Not `description`: it makes an object for each column.
+            rows = cursor.fetchall() if cursor.rownumber is not None else []
+        except (psycopg.Error, UnicodeError) as error:
+            raise self._error(error, statement.sql) from error
+        count = cursor.rowcount
+        return Result(rows, count if count > 0 and not statement.reads else 0, _names(cursor))
+
+    def executemany(self, statement: Statement, rows: Sequence[Sequence[Any]]) -> int:
+        cursor = self._cursor()
+        try:
+            cursor.executemany(statement.text.encode(), rows)
+        except (psycopg.Error, UnicodeError) as error:
+            raise self._error(error, statement.sql) from error
+        return max(cursor.rowcount, 0)
+
+    def stream(
+        self, statement: Statement, values: Sequence[Any], batch: int
+    ) -> Iterator[tuple[Names, list[tuple[Any, ...]]]]:
+        name = f"prefect_db_{next(_cursor_names)}"
+        cursor = RawServerCursor(self.native, name, row_factory=tuple_row)
+        cursor.adapters.register_loader("json", TextLoader)
+        cursor.adapters.register_loader("jsonb", TextLoader)
+        try:
+            try:
+                cursor.execute(statement.text.encode(), values)
+                while rows := cursor.fetchmany(batch):
+                    yield _names(cursor), rows
+            finally:
+                # After an error the cursor is gone with the transaction.
+                if self.native.pgconn.transaction_status == TransactionStatus.INTRANS:
+                    cursor.close()
+        except (psycopg.Error, UnicodeError) as error:
+            raise self._error(error, statement.sql) from error
+
+    def begin(self, *, read_only: bool, isolation: Isolation | None, timeout: float | None) -> None:
+        # Stated, never inherited: a server's default may be another.
+        level = (isolation or "read committed").upper()
+        sql = f"BEGIN ISOLATION LEVEL {level} {'READ ONLY' if read_only else 'READ WRITE'}"
+        if timeout is not None:
+            # LOCAL: a plain SET would stay for the connection's next user.
+            sql += f"; SET LOCAL statement_timeout = {max(1, int(timeout * 1000))}"
+        self._run(sql)
+
+    def commit(self) -> None:
+        try:
+            tag = self._run("COMMIT")
+        except Unavailable as error:
+            raise CommitUnknown(error.message, sql="COMMIT", code=error.code) from error
+        if tag == "ROLLBACK":
+            raise TransactionAborted("COMMIT was answered by ROLLBACK", sql="COMMIT")
+
+    def rollback(self) -> None:
+        if self.in_transaction:
+            self._run("ROLLBACK")
+
+    @property
+    def in_transaction(self) -> bool:
+        return self.native.pgconn.transaction_status in (
+            TransactionStatus.INTRANS,
+            TransactionStatus.INERROR,
+            TransactionStatus.ACTIVE,
+        )
+
+    def interrupt(self) -> None:
+        self.native.cancel_safe(timeout=5.0)
+
+    def close(self) -> None:
+        self.native.close()
+
+    def _run(self, sql: str) -> str | None:
+        """Run statements without parameters; the command tag of the last."""
+        cursor = self._cursor()
+        try:
+            # Unprepared: only so may one call hold two statements.
+            cursor.execute(sql.encode(), prepare=False)
+        except psycopg.Error as error:
+            raise self._error(error, sql) from error
+        while cursor.nextset():
+            pass
+        return cursor.statusmessage
+
+    def _error(self, error: Exception, sql: str) -> Error:
+        if not isinstance(error, psycopg.Error):
+            return BadValue("a text that is no valid Unicode", sql=sql)
+        message = (error.diag.message_primary or str(error)).strip()
+        if self.native.closed:
+            lost = Unavailable(f"the connection is lost ({message})", sql=sql, code=error.sqlstate)
+            lost.sent = True
+            return lost
+        if error.sqlstate is None:
+            # psycopg's own, before anything was sent.
+            if isinstance(error, psycopg.DataError):
+                return BadValue(message, sql=sql)
+            return ProgrammingError(message, sql=sql)
+        return from_sqlstate(
+            error.sqlstate,
+            message,
+            sql=sql,
+            constraint=error.diag.constraint_name,
+            table=error.diag.table_name,
+            column=error.diag.column_name,
+            detail=error.diag.message_detail,
+            position=int(error.diag.statement_position or 0),
+        )
+
+
+class HostConnection(PostgresConnection):
+    """A host's own connection, whose adapters are left alone."""
+
+    def _cursor(self) -> RawCursor[tuple[Any, ...]]:
+        cursor = super()._cursor()
+        cursor.adapters.register_loader("json", TextLoader)
+        cursor.adapters.register_loader("jsonb", TextLoader)
+        return cursor
+
+    def begin(self, *, read_only: bool, isolation: Isolation | None, timeout: float | None) -> None:
+        """Nothing, if psycopg has begun a transaction or will: the host will commit."""
+        if self.native.autocommit and not self.in_transaction:
+            raise UsageError("the host's connection is in autocommit; begin a transaction first")
+
+    def close(self) -> None:
+        """Nothing: the connection is the host's."""
+
+
+def _names(cursor: psycopg.Cursor[Any] | RawServerCursor[Any]) -> Names:
+    return lambda: tuple([column.name for column in cursor.description or ()])
+
+
+class _PooledConnection(psycopg.Connection[tuple[Any, ...]]):
+    """Knows when it was last used, and where failures to connect are noted."""
+
+    wrapper: PostgresConnection | None = None
+    used_at: float = 0.0
+
+
+class PostgresPool:
+    """A `psycopg_pool.ConnectionPool` of `Options.pool_size` connections."""
+
+    def __init__(self, settings: Settings, parameters: dict[str, Any]) -> None:
+        options = settings.options
+        self._settings = settings
+        self._timeout = options["pool_timeout"]
+        self._broken = 0
+        self._pool = psycopg_pool.ConnectionPool(
+            settings.url,
+            connection_class=_PooledConnection,
+            kwargs=parameters,
+            min_size=min(2, options["pool_size"]),
+            max_size=options["pool_size"],
+            timeout=options["pool_timeout"],
+            configure=_configure_session if options["pgbouncer"] else None,
+            check=self._check,
+            name=options["application_name"],
+            open=False,
+        )
+        self._parameters = parameters
+        self._pool.open()
+
+    def acquire(self, purpose: Purpose) -> Connection:
+        try:
+            native = self._pool.getconn()
+        except psycopg_pool.PoolTimeout:
+            raise self._no_connection() from None
+        except psycopg_pool.PoolClosed as error:
+            raise BackendClosed("close() was called") from error
+        if native.wrapper is None:
+            native.wrapper = PostgresConnection(native)
+        return native.wrapper
+
+    def _no_connection(self) -> Error:
+        """Why none came in time: all in use, or the server does not let us in."""
+        stats = self.stats()
+        if stats.in_use == 0:
+            try:
+                connect(self._settings, self._parameters).close()
+            except Unavailable as error:
+                return error
+        timeout = PoolTimeout(f"no connection within {self._timeout:g} s; {stats}")
+        timeout.stats = stats
+        return timeout
+
+    def release(self, connection: Connection) -> None:
+        native = connection.native
+        native.used_at = time.monotonic()
+        if native.closed:
+            self._broken += 1
+        self._pool.putconn(native)
+
+    def _check(self, native: _PooledConnection) -> None:
+        if time.monotonic() - native.used_at > IDLE_BEFORE_CHECK:
+            self._pool.check_connection(native)
+
+    def stats(self) -> Stats:
+        counted = self._pool.get_stats()
+        size = counted.get("pool_size", 0)
+        return Stats(
+            size=size,
+            in_use=size - counted.get("pool_available", 0),
+            waiting=counted.get("requests_waiting", 0),
+            acquires=counted.get("requests_num", 0),
+            waited_seconds=counted.get("requests_wait_ms", 0) / 1000,
+            timeouts=counted.get("requests_errors", 0),
+            broken=counted.get("connections_lost", 0) + self._broken,
+        )
+
+    def close(self) -> None:
+        self._pool.close()
+
+
+def _configure_session(native: Native) -> None:
+    native.execute(_PGBOUNCER_SESSION.encode())
+
+
+def connect(settings: Settings, parameters: dict[str, Any]) -> Native:
+    """One connection outside the pool.
+
+    Raises:
+        Unavailable: libpq cannot connect; the message is libpq's.
+    """
+    try:
+        return psycopg.Connection.connect(settings.url, **parameters)
+    except psycopg.OperationalError as error:
+        reason = " ".join(str(error).split())
+        raise Unavailable(f"{settings.masked}: {reason}", code=error.sqlstate) from error
+
+
+class PostgresDriver:
+    """Opens PostgreSQL databases."""
+
+    @property
+    def dialect(self) -> Dialect:
+        return POSTGRES
+
+    def open(self, settings: Settings) -> Pool:
+        parameters = _parameters(settings)
+        native = connect(settings, parameters)
+        version = native.info.server_version // 10_000
+        native.close()
+        if version < MINIMUM_VERSION:
+            raise ConfigurationError(
+                f"PostgreSQL {version} is too old; at least {MINIMUM_VERSION} is needed"
+            )
+        return PostgresPool(settings, parameters)
+
+    def wrap(self, native: Any) -> Connection | None:
+        if isinstance(native, psycopg.AsyncConnection):
+            raise UsageError("an AsyncConnection cannot be wrapped; give a psycopg.Connection")
+        return HostConnection(native) if isinstance(native, psycopg.Connection) else None
+
+
+def _parameters(settings: Settings) -> dict[str, Any]:
+    """What is added to the URL; what it says itself, stays."""
+    options = settings.options
+    try:
+        given = conninfo_to_dict(settings.url)
+    except psycopg.ProgrammingError:
+        # libpq's message may quote a part of the password.
+        raise ConfigurationError(
+            f"PREFECT_DATABASE_URL {settings.masked} is no PostgreSQL URL; write"
+            " postgresql://user:password@host:5432/database, with special characters of the"
+            " password percent-encoded"
+        ) from None
+    parameters: dict[str, Any] = {"autocommit": True, "context": _ADAPTERS}
+    if options["pgbouncer"]:
+        parameters["prepare_threshold"] = None
+    else:
+        parameters["options"] = f"{_FIRST_OPTIONS} {given.get('options', '')} {_LAST_OPTIONS}"
+    parameters.setdefault(
+        "application_name", given.get("application_name", options["application_name"])
+    )
+    parameters.setdefault(
+        "connect_timeout", given.get("connect_timeout", int(options["connect_timeout"]))
+    )
+    return parameters

@@ -1,0 +1,392 @@
+"""The driver of SQLite, over the stdlib's sqlite3."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+from prefect_db.dialect import SQLITE, Dialect
+from prefect_db.drivers.base import Connection, Isolation, Pool, Purpose, Result, Settings, Stats
+from prefect_db.drivers.lending import Lending
+from prefect_db.errors import (
+    BackendClosed,
+    BadValue,
+    Busy,
+    ConfigurationError,
+    Error,
+    PoolTimeout,
+    QueryTimeout,
+    TransactionAborted,
+    UsageError,
+    from_sqlite,
+)
+from prefect_db.tokens import Statement
+
+MINIMUM_VERSION: Final = (3, 35, 0)  # RETURNING
+
+# Virtual-machine steps between two looks at the clock and at pending signals: about 1 ms.
+_WATCH_STEPS: Final = 20_000
+# Read-only transactions get connections of their own; so many of them are kept when idle.
+_SPARES: Final = 4
+
+Names = Callable[[], tuple[str, ...]]
+
+
+class SQLiteConnection:
+    """One sqlite3 connection in autocommit mode (`isolation_level=None`)."""
+
+    def __init__(self, native: sqlite3.Connection, busy_timeout: float) -> None:
+        self.native = native
+        self._busy_timeout = busy_timeout
+        self._deadline: float | None = None
+        self._stopped_by: BaseException | None = None
+        native.set_progress_handler(self._watch().__next__, _WATCH_STEPS)
+
+    def _cursor(self) -> sqlite3.Cursor:
+        return self.native.cursor()
+
+    def _watch(self) -> Generator[int, None, None]:
+        """Called during long statements; not 0 interrupts the statement.
+
+        sqlite3 swallows what a handler raises, and Python raises KeyboardInterrupt at the entry
+        of whatever Python code runs next: here, inside this try, since a generator enters at its
+        yield. `_error` raises it again.
+        """
+        stop = 0
+        while True:
+            try:
+                yield stop
+                stop = int(self._deadline is not None and time.monotonic() > self._deadline)
+            except GeneratorExit:
+                return
+            except BaseException as error:  # noqa: BLE001
+                self._stopped_by = error
+                stop = 1
+
+    def execute(self, statement: Statement, values: Sequence[Any]) -> Result:
+        try:
+            cursor = self._cursor().execute(statement.text, values)
+            rows = cursor.fetchall()
+        except (sqlite3.Error, OverflowError, UnicodeError) as error:
+            raise self._error(error, statement.sql) from error
+        count = cursor.rowcount
+        return Result(rows, count if count > 0 and not statement.reads else 0, _names(cursor))
+
+    def executemany(self, statement: Statement, rows: Sequence[Sequence[Any]]) -> int:
+        try:
+            cursor = self._cursor().executemany(statement.text, rows)
+        except (sqlite3.Error, OverflowError, UnicodeError) as error:
+            raise self._error(error, statement.sql) from error
+        return max(cursor.rowcount, 0)
+
+    def stream(
+        self, statement: Statement, values: Sequence[Any], batch: int
+    ) -> Iterator[tuple[Names, list[tuple[Any, ...]]]]:
+        try:
+            cursor = self._cursor().execute(statement.text, values)
+            try:
+                while rows := cursor.fetchmany(batch):
+                    yield _names(cursor), rows
+            finally:
+                cursor.close()
+        except (sqlite3.Error, OverflowError, UnicodeError) as error:
+            raise self._error(error, statement.sql) from error
+
+    def begin(self, *, read_only: bool, isolation: Isolation | None, timeout: float | None) -> None:
+        # Every isolation level is met: SQLite's transactions are serializable. Deferred, a
+        # transaction that reads and then writes fails with BUSY_SNAPSHOT at once, whatever the
+        # timeout; so whatever may write takes the lock now.
+        self._deadline = None if timeout is None else time.monotonic() + timeout
+        short = timeout is not None and timeout < self._busy_timeout
+        if timeout is not None and short:
+            self._run(f"PRAGMA busy_timeout = {max(1, int(timeout * 1000))}")
+        try:
+            self._run("BEGIN" if read_only else "BEGIN IMMEDIATE")
+        except Busy as error:
+            self._deadline = None
+            if short:
+                raise QueryTimeout(error.message, sql=error.sql, code=error.code) from error
+            raise
+        finally:
+            if short:
+                self._run(f"PRAGMA busy_timeout = {int(self._busy_timeout * 1000)}")
+
+    def commit(self) -> None:
+        if not self.native.in_transaction:
+            raise TransactionAborted("the transaction was rolled back by a trigger or an error")
+        self._run("COMMIT")
+        self._deadline = None
+
+    def rollback(self) -> None:
+        self._deadline = None
+        if self.native.in_transaction:
+            self._run("ROLLBACK")
+
+    @property
+    def in_transaction(self) -> bool:
+        return self.native.in_transaction
+
+    def interrupt(self) -> None:
+        self.native.interrupt()
+
+    def close(self) -> None:
+        # The handler refers back to this object: without it both are freed at once.
+        with suppress(sqlite3.ProgrammingError):
+            self.native.set_progress_handler(None, 0)
+        self.native.close()
+
+    def _run(self, sql: str) -> None:
+        try:
+            self.native.execute(sql).close()
+        except sqlite3.Error as error:
+            raise self._error(error, sql) from error
+
+    def _error(self, error: Exception, sql: str) -> Error:
+        stopped_by, self._stopped_by = self._stopped_by, None
+        if stopped_by is not None:
+            raise stopped_by
+        code = getattr(error, "sqlite_errorcode", None)
+        if code is not None:
+            timed_out = self._deadline is not None and time.monotonic() > self._deadline
+            return from_sqlite(code, str(error), sql=sql, timed_out=timed_out)
+        return _without_code(error, sql)
+
+
+class HostConnection(SQLiteConnection):
+    """A host's own connection: its row factory and progress handler are left alone."""
+
+    def __init__(self, native: sqlite3.Connection) -> None:
+        self.native = native
+        self._busy_timeout = 5.0
+        self._deadline = None
+        self._stopped_by = None
+
+    def _cursor(self) -> sqlite3.Cursor:
+        cursor = self.native.cursor()
+        cursor.row_factory = None
+        return cursor
+
+    def begin(self, *, read_only: bool, isolation: Isolation | None, timeout: float | None) -> None:
+        """Begin as sqlite3 itself does before a write, if the host has not: it will commit."""
+        if self.native.in_transaction:
+            return
+        # `autocommit` is Python 3.12's; -1 there means that `isolation_level` counts.
+        if self.native.isolation_level is None or getattr(self.native, "autocommit", -1) is True:
+            raise UsageError("the host's connection is in autocommit; begin a transaction first")
+        self._run("BEGIN IMMEDIATE")
+
+    def close(self) -> None:
+        """Nothing: the connection is the host's."""
+
+
+def _names(cursor: sqlite3.Cursor) -> Names:
+    return lambda: tuple([column[0] for column in cursor.description or ()])
+
+
+def _without_code(error: Exception, sql: str) -> Error:
+    """What sqlite3 raises by itself, before SQLite is asked."""
+    if isinstance(error, sqlite3.ProgrammingError) and "closed" in str(error):
+        return BackendClosed("the connection is closed", sql=sql)
+    if isinstance(error, (OverflowError, UnicodeError, sqlite3.DataError)):
+        return BadValue("a value that SQLite cannot hold", sql=sql)
+    if isinstance(error, sqlite3.InterfaceError):
+        return BadValue(str(error), sql=sql)
+    return UsageError(str(error), sql=sql)
+
+
+def open_connection(settings: Settings, *, read_only: bool = False) -> SQLiteConnection:
+    """A connection with this library's pragmas.
+
+    Raises:
+        ConfigurationError: The file cannot be opened or made.
+    """
+    options = settings.options
+    try:
+        native = sqlite3.connect(
+            settings.path,
+            # Not 0, ever: opening may have to wait for another process's recovery of the WAL.
+            timeout=max(options["busy_timeout"], 0.1),
+            isolation_level=None,
+            check_same_thread=False,
+            cached_statements=256,
+        )
+    except sqlite3.Error as error:
+        raise ConfigurationError(
+            f"{settings.path}: {error}; name a file that can be opened"
+        ) from error
+    connection = SQLiteConnection(native, options["busy_timeout"])
+    try:
+        _prepare(connection, settings, read_only=read_only)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _prepare(connection: SQLiteConnection, settings: Settings, *, read_only: bool) -> None:
+    options = settings.options
+    try:
+        mode = connection.native.execute("PRAGMA journal_mode").fetchone()[0]
+        if mode not in ("wal", "memory"):
+            _set_wal(connection.native, options["busy_timeout"])
+        connection.native.execute("PRAGMA foreign_keys = ON")
+        connection.native.execute(f"PRAGMA synchronous = {options['synchronous']}")
+        if read_only:
+            connection.native.execute("PRAGMA query_only = ON")
+    except sqlite3.Error as error:
+        raise ConfigurationError(
+            f"{settings.path}: {error}; name a SQLite database that can be written, or a new file"
+        ) from error
+
+
+def _set_wal(native: sqlite3.Connection, patience: float) -> None:
+    """Switch to WAL. SQLite does not use its busy handler here, and two may start at once."""
+    deadline = time.monotonic() + max(patience, 1.0)
+    while True:
+        try:
+            native.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return
+
+
+class SQLitePool:
+    """One writer and one reader per process, each lent first come, first served.
+
+    Readers do not wait for the writer (WAL). Read-only transactions get connections of their own,
+    opened when needed, so that a long one delays nobody. `:memory:` is one connection for all.
+    """
+
+    def __init__(self, open_: Callable[[bool], Connection], settings: Settings) -> None:
+        self._open = open_
+        self._timeout = settings.options["pool_timeout"]
+        self._memory = settings.path == ":memory:"
+        self._mutex = threading.Lock()
+        self._spares: list[Connection] = []
+        self._snapshots: set[Connection] = set()
+        self._opened = 0
+        self._closed = False
+        self._writers = self._readers = Lending([open_(False)])
+        if not self._memory:
+            try:
+                self._readers = Lending([open_(True) for _ in range(settings.options["readers"])])
+            except BaseException:
+                self.close()
+                raise
+
+    def acquire(self, purpose: Purpose) -> Connection:
+        if purpose == "snapshot" and not self._memory:
+            return self._acquire_snapshot()
+        lending = self._readers if purpose == "read" else self._writers
+        connection = lending.acquire(self._timeout)
+        if connection is None:
+            error = PoolTimeout(f"no connection within {self._timeout:g} s; {self.stats()}")
+            error.stats = self.stats()
+            raise error
+        if self._closed:
+            lending.release(connection)
+            raise BackendClosed("close() was called")
+        return connection
+
+    def _acquire_snapshot(self) -> Connection:
+        with self._mutex:
+            if self._closed:
+                raise BackendClosed("close() was called")
+            self._opened += 1
+            if self._spares:
+                connection = self._spares.pop()
+                self._snapshots.add(connection)
+                return connection
+        connection = self._open(True)
+        with self._mutex:
+            self._snapshots.add(connection)
+        return connection
+
+    def release(self, connection: Connection) -> None:
+        with self._mutex:
+            snapshot = connection in self._snapshots
+            close = self._closed
+            if snapshot:
+                self._snapshots.discard(connection)
+                close = close or len(self._spares) >= _SPARES
+                if not close:
+                    self._spares.append(connection)
+        if close:
+            connection.close()
+        if not snapshot:
+            self._writers.release(connection)
+            if self._readers is not self._writers:
+                self._readers.release(connection)
+
+    def stats(self) -> Stats:
+        lendings = list({self._writers, self._readers})
+        return Stats(
+            size=sum(each.size for each in lendings) + len(self._spares) + len(self._snapshots),
+            in_use=sum(each.in_use for each in lendings) + len(self._snapshots),
+            waiting=sum(each.waiting for each in lendings),
+            acquires=sum(each.acquires for each in lendings) + self._opened,
+            waited_seconds=sum(each.waited for each in lendings),
+            timeouts=sum(each.timeouts for each in lendings),
+            broken=0,
+        )
+
+    def close(self) -> None:
+        """Close all connections; one that is in use is closed when it is given back."""
+        with self._mutex:
+            self._closed = True
+            spares, self._spares = self._spares, []
+        for connection in spares:
+            connection.close()
+        for lending in {self._writers, self._readers}:
+            for connection in lending.take_free():
+                connection.close()
+
+
+class SQLiteDriver:
+    """Opens SQLite databases."""
+
+    @property
+    def dialect(self) -> Dialect:
+        return SQLITE
+
+    def open(self, settings: Settings) -> Pool:
+        if sqlite3.sqlite_version_info < MINIMUM_VERSION:
+            raise ConfigurationError(
+                f"SQLite {sqlite3.sqlite_version} is too old; at least"
+                f" {'.'.join(map(str, MINIMUM_VERSION))} is needed"
+            )
+        make_file(settings.path)
+        return SQLitePool(
+            lambda read_only: open_connection(settings, read_only=read_only), settings
+        )
+
+    def wrap(self, native: Any) -> Connection | None:
+        return HostConnection(native) if isinstance(native, sqlite3.Connection) else None
+
+
+def make_file(path: str) -> None:
+    """Make the file if it is missing, for its owner alone: it may come to hold secrets.
+
+    Raises:
+        ConfigurationError: It cannot be made, with the reason.
+    """
+    if path == ":memory:":
+        return
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    except OSError as error:
+        folder = Path(path).absolute().parent
+        reason = f"the folder {folder} does not exist" if not folder.is_dir() else error.strerror
+        raise ConfigurationError(
+            f"the SQLite file {path} cannot be opened ({reason}); PREFECT_DATABASE_PATH or the URL"
+            " must name a file in a folder that exists and can be written"
+        ) from error

@@ -1,0 +1,376 @@
+"""Migrations: load the files, plan what is pending, apply it. Forward only."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any, Final
+
+from prefect_db.backend import Backend
+from prefect_db.dialect import Dialect
+from prefect_db.drivers.base import Connection
+from prefect_db.errors import (
+    Ahead,
+    Busy,
+    Dirty,
+    Drift,
+    Duplicate,
+    Error,
+    Failed,
+    LockTimeout,
+    MigrationError,
+    Missing,
+    ProgrammingError,
+    SchemaError,
+)
+from prefect_db.tokens import Statement
+
+_NAME: Final = re.compile(r"(\d{3,})_[a-z0-9_]+")
+_OWNER: Final = re.compile(r"[a-z][a-z0-9_-]*")
+_OUTSIDE: Final = re.compile(r"\A\s*--\s*no-transaction\s*$", re.MULTILINE)
+
+# Any number, but always the same: it is the name of the advisory lock.
+_LOCK_KEY: Final = 7_305_229_113
+_POLL: Final = 0.05
+
+_CREATE_TABLE: Final = {
+    "sqlite": "CREATE TABLE IF NOT EXISTS _migrations"
+    " (id VARCHAR PRIMARY KEY NOT NULL, applied_at DATETIME, checksum VARCHAR NOT NULL)",
+    "postgres": "CREATE TABLE IF NOT EXISTS _migrations"
+    " (id varchar PRIMARY KEY, applied_at timestamptz, checksum varchar NOT NULL)",
+}
+
+
+@dataclass(slots=True)
+class Migration:
+    """One migration for one engine.
+
+    Attributes:
+        id: What `_migrations` records: `001_initial`, or `owner/001_initial` for a host's own.
+        number: Its place in the order.
+        file: `001_initial/sqlite.sql`, for messages.
+        script: Its SQL, with LF line ends and no byte-order mark.
+        checksum: SHA-256 of the script without trailing white space.
+        transactional: False if it has the header `-- no-transaction`.
+    """
+
+    id: str
+    number: int
+    file: str
+    script: str
+    checksum: str
+    transactional: bool
+
+
+def prepare(db: Backend) -> list[str]:
+    """Bring a database up to date; one that Prefect manages is checked and left as it is.
+
+    Returns:
+        The ids of the migrations that were applied.
+
+    Raises:
+        SchemaError: Prefect manages the database, and it lacks tables or columns.
+        MigrationError: See `migrate`.
+    """
+    with db.borrowed() as connection:
+        if _has_table(connection, db.dialect, "alembic_version"):
+            _check_prefect(connection, db.dialect)
+            return []
+    return migrate(db)
+
+
+def migrate(
+    db: Backend,
+    *,
+    directory: str | Path | None = None,
+    owner: str | None = None,
+    lock_timeout: float = 60.0,
+) -> list[str]:
+    """Apply what is pending, in order: the library's migrations, or a host's own beside them.
+
+    Args:
+        db: Where.
+        directory: The host's folder of `NNN_name/sqlite.sql` and `NNN_name/postgres.sql`.
+        owner: The host's name, with `directory`: lower-case letters, digits, `_` and `-`.
+        lock_timeout: Seconds to wait for another process that migrates.
+
+    Returns:
+        The ids of the migrations that were applied.
+
+    Raises:
+        Failed: A statement failed. The database is as it was before that migration.
+        Drift, Missing, Duplicate, Ahead, Dirty, LockTimeout: See there.
+        MigrationError: The folder's names are wrong, or a migration comes too late.
+    """
+    migrations = load(db.dialect, directory=directory, owner=owner)
+    applied: list[str] = []
+    deadline = time.monotonic() + lock_timeout
+    with db.borrowed() as connection:
+        if not _plan(connection, db.dialect, migrations, owner):
+            return applied
+        with _lock(connection, db.dialect, deadline):
+            while (done := _apply_next(connection, db.dialect, migrations, owner, deadline)) != "":
+                applied += [done] if done else []
+    return applied
+
+
+def load(
+    dialect: Dialect, *, directory: str | Path | None = None, owner: str | None = None
+) -> list[Migration]:
+    """The migrations of a folder for one engine, in order; the library's own by default.
+
+    Raises:
+        Duplicate, Missing: Two have one number, or a number or a file is missing.
+        MigrationError: A name is not `NNN_name`, or `owner` does not go with `directory`.
+    """
+    if (directory is None) != (owner is None) or (owner and not _OWNER.fullmatch(owner)):
+        raise MigrationError(
+            f"directory={str(directory)!r}, owner={owner!r}: a host's migrations take both, and"
+            " the owner is lower-case letters, digits, _ and -"
+        )
+    folder: Any = files("prefect_db") / "migrations" if directory is None else Path(directory)
+    if not folder.is_dir():
+        raise MigrationError(f"{folder} is no folder")
+    entries = [entry for entry in folder.iterdir() if entry.is_dir()]
+    migrations = [
+        _read(entry, dialect, f"{owner}/" if owner else "")
+        for entry in sorted(entries, key=lambda entry: str(entry.name))
+        if not entry.name.startswith((".", "__"))
+    ]
+    for at, migration in enumerate(migrations):
+        if at and migration.number == migrations[at - 1].number:
+            raise Duplicate(f"{migrations[at - 1].id} and {migration.id}")
+        if migration.number != at + 1:
+            raise Missing(f"{migration.id} is number {at + 1} in order")
+    return migrations
+
+
+def _read(entry: Traversable, dialect: Dialect, prefix: str) -> Migration:
+    name = _NAME.fullmatch(entry.name)
+    if name is None:
+        raise MigrationError(f"{entry.name} is not named like 001_what_it_does")
+    file = f"{entry.name}/{dialect.name}.sql"
+    source = entry / f"{dialect.name}.sql"
+    if not source.is_file():
+        raise Missing(f"{file} (a comment is enough if there is nothing to do)")
+    script = source.read_text(encoding="utf-8-sig").replace("\r\n", "\n")
+    normalised = "\n".join(line.rstrip() for line in script.split("\n")).rstrip()
+    return Migration(
+        id=prefix + entry.name,
+        number=int(name[1]),
+        file=file,
+        script=script,
+        checksum=hashlib.sha256(normalised.encode()).hexdigest(),
+        transactional=_OUTSIDE.match(script) is None,
+    )
+
+
+def _execute(connection: Connection, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+    return connection.execute(Statement(sql, sql, len(values), False), values).rows
+
+
+def _has_table(connection: Connection, dialect: Dialect, name: str) -> bool:
+    sql = dialect.pick(
+        sqlite=f"SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = '{name}'",
+        postgres=f"SELECT 1 WHERE to_regclass('{name}') IS NOT NULL",
+    )
+    return bool(_execute(connection, sql))
+
+
+def _plan(
+    connection: Connection, dialect: Dialect, migrations: list[Migration], owner: str | None
+) -> list[Migration]:
+    """What is pending, after checking what was applied. Reads only."""
+    recorded: dict[str, tuple[Any, str]] = {}
+    if _has_table(connection, dialect, "_migrations"):
+        for name, applied_at, checksum in _execute(
+            connection, "SELECT id, applied_at, checksum FROM _migrations ORDER BY id"
+        ):
+            if ("/" in name) == bool(owner) and (not owner or name.startswith(f"{owner}/")):
+                recorded[name] = (applied_at, checksum)
+    known = {migration.id: migration for migration in migrations}
+    last = migrations[-1].id if migrations else ""
+    for name, (applied_at, checksum) in recorded.items():
+        if name not in known:
+            raise (Ahead if name > last else Missing)(f"{name} was applied, and there is no file")
+        if checksum != known[name].checksum:
+            raise Drift(f"{known[name].file} is not what was applied")
+        if applied_at is None:
+            raise Dirty(f"{known[name].file} began and did not end")
+    pending = [migration for migration in migrations if migration.id not in recorded]
+    if pending and recorded and pending[0].id < max(recorded):
+        raise MigrationError(
+            f"{pending[0].id} comes too late: {max(recorded)} is applied; renumber"
+        )
+    return pending
+
+
+@contextmanager
+def _lock(connection: Connection, dialect: Dialect, deadline: float) -> Iterator[None]:
+    """One migrator at a time, on PostgreSQL; on SQLite each transaction takes the write lock.
+
+    Polled: a session that blocks in pg_advisory_lock holds a snapshot, and CREATE INDEX
+    CONCURRENTLY waits for that: a deadlock.
+    """
+    if dialect.name == "sqlite":
+        yield
+        return
+    while not _execute(connection, f"SELECT pg_try_advisory_lock({_LOCK_KEY})")[0][0]:
+        _wait(deadline, "another process has held the migration lock all the time")
+    try:
+        yield
+    finally:
+        _execute(connection, f"SELECT pg_advisory_unlock({_LOCK_KEY})")
+
+
+def _wait(deadline: float, message: str) -> None:
+    if time.monotonic() > deadline:
+        raise LockTimeout(message)
+    time.sleep(_POLL)
+
+
+def _begin(connection: Connection, deadline: float) -> None:
+    while True:
+        try:
+            connection.begin(read_only=False, isolation=None, timeout=None)
+        except Busy:
+            _wait(deadline, "another process has held the write lock all the time")
+        else:
+            return
+
+
+def _apply_next(
+    connection: Connection,
+    dialect: Dialect,
+    migrations: list[Migration],
+    owner: str | None,
+    deadline: float,
+) -> str | None:
+    """Apply the first one pending, planned anew under the lock: its id, or "" if there is none.
+
+    None if another process is in the middle of one outside a transaction: look again.
+    """
+    with _foreign_keys_off(connection, dialect):
+        _begin(connection, deadline)
+        try:
+            _execute(connection, _CREATE_TABLE[dialect.name])
+            try:
+                pending = _plan(connection, dialect, migrations, owner)
+            except Dirty:
+                # On SQLite no lock spans such a migration: its process may be alive and well.
+                if dialect.name == "postgres" or time.monotonic() > deadline:
+                    raise
+                pending = None
+            if pending:
+                migration = pending[0]
+                if migration.transactional:
+                    _run_script(connection, dialect, migration)
+                    _check_foreign_keys(connection, dialect, migration)
+                _record(connection, dialect, migration, done=migration.transactional)
+            connection.commit()
+        except BaseException:
+            connection.rollback()
+            raise
+    if pending is None:
+        time.sleep(_POLL)
+        return None
+    if not pending:
+        return ""
+    if not migration.transactional:
+        _run_script(connection, dialect, migration)
+        _record(connection, dialect, migration, done=True)
+    return migration.id
+
+
+def _record(connection: Connection, dialect: Dialect, migration: Migration, *, done: bool) -> None:
+    insert = dialect.compile(
+        "INSERT INTO _migrations (id, applied_at, checksum) VALUES (?, ?, ?)"
+        " ON CONFLICT (id) DO UPDATE SET applied_at = excluded.applied_at"
+    )
+    now = datetime.now(UTC) if done else None
+    connection.execute(insert, dialect.bind(insert, (migration.id, now, migration.checksum)))
+
+
+def _run_script(connection: Connection, dialect: Dialect, migration: Migration) -> None:
+    try:
+        statements = dialect.split(migration.script)
+    except ProgrammingError as error:
+        raise _failed(migration, 0, error) from error
+    for offset, sql in statements:
+        try:
+            _execute(connection, sql)
+        except Error as error:
+            raise _failed(migration, offset + max(error.position - 1, 0), error) from error
+
+
+def _failed(migration: Migration, offset: int, error: Error) -> Failed:
+    before = migration.script[:offset]
+    line = before.count("\n") + 1
+    column = offset - (before.rfind("\n") + 1) + 1
+    failed = Failed(
+        f"{migration.file}:{line}:{column}: {error.message}", sql=error.sql, code=error.code
+    )
+    failed.name, failed.line, failed.column = migration.file, line, column
+    return failed
+
+
+@contextmanager
+def _foreign_keys_off(connection: Connection, dialect: Dialect) -> Iterator[None]:
+    """On SQLite a table is altered by making it anew, which must not cascade. Outside the
+    transaction: inside one the pragma does nothing."""
+    if dialect.name == "sqlite":
+        _execute(connection, "PRAGMA foreign_keys = OFF")
+    try:
+        yield
+    finally:
+        if dialect.name == "sqlite":
+            _execute(connection, "PRAGMA foreign_keys = ON")
+
+
+def _check_foreign_keys(connection: Connection, dialect: Dialect, migration: Migration) -> None:
+    if dialect.name == "sqlite":
+        broken = {row[0] for row in _execute(connection, "PRAGMA foreign_key_check")}
+        if broken:
+            raise Failed(f"{migration.file} leaves broken foreign keys in {', '.join(broken)}")
+
+
+def _check_prefect(connection: Connection, dialect: Dialect) -> None:
+    """Refuse a database of Prefect's that lacks what our SQL needs."""
+    sql = dialect.pick(
+        sqlite="SELECT m.name, c.name FROM sqlite_master AS m JOIN pragma_table_info(m.name) AS c"
+        " WHERE m.type = 'table'",
+        postgres="SELECT table_name, column_name FROM information_schema.columns"
+        " WHERE table_schema = ANY(current_schemas(false))",
+    )
+    present = {(str(table), str(column)) for table, column in _execute(connection, sql)}
+    missing = [f"{table}.{column}" for table, column in _needed() if (table, column) not in present]
+    if missing:
+        revisions = _execute(connection, "SELECT version_num FROM alembic_version")
+        revision = ", ".join(str(row[0]) for row in revisions) or "none"
+        raise SchemaError(
+            f"Prefect manages this database (revision {revision}) and it lacks"
+            f" {', '.join(missing)}; upgrade it with `prefect server database upgrade`"
+        )
+
+
+def _needed() -> list[tuple[str, str]]:
+    """All tables and columns of ours, read from the schema itself. They are one on both engines."""
+    schema = (files("prefect_db") / "schema" / "sqlite.sql").read_text(encoding="utf-8")
+    scratch = sqlite3.connect(":memory:")
+    try:
+        scratch.executescript(schema)
+        return scratch.execute(
+            "SELECT m.name, c.name FROM sqlite_master AS m JOIN pragma_table_info(m.name) AS c"
+            " WHERE m.type = 'table' ORDER BY m.name, c.cid"
+        ).fetchall()
+    finally:
+        scratch.close()

@@ -1,0 +1,194 @@
+"""A tokeniser for the SQL of both engines: placeholders, statement ends, words.
+
+It knows what a `?` or `;` may hide in: strings, identifiers, comments, dollar quotes. The rules
+are https://www.sqlite.org/lang.html and
+https://www.postgresql.org/docs/current/sql-syntax-lexical.html.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+from prefect_db.errors import ProgrammingError
+
+
+class Statement(NamedTuple):
+    """A compiled statement.
+
+    Attributes:
+        sql: As its author wrote it.
+        text: As the engine takes it.
+        placeholders: How many parameters it takes.
+        reads: True if it is certain that it only reads.
+    """
+
+    sql: str
+    text: str
+    placeholders: int
+    reads: bool
+
+
+class Token(NamedTuple):
+    kind: str
+    start: int
+    end: int
+    text: str
+
+
+_WORD: Final = r"[A-Za-z_\x80-\U0010ffff][A-Za-z0-9_$\x80-\U0010ffff]*+"
+_TAG: Final = r"(?:[A-Za-z_\x80-\U0010ffff][A-Za-z0-9_\x80-\U0010ffff]*+)?"
+
+# A doubled quote inside a string or identifier reads as two adjacent ones, which is as good here.
+SQLITE_TOKENS: Final = re.compile(
+    rf"""
+      (?P<word>     {_WORD} )
+    | (?P<number>   \d\w*+ )
+    | (?P<quoted>   '[^']*+' | "[^"]*+" | `[^`]*+` | \[[^\]]*+\] )
+    | (?P<comment>  --[^\n]*+ | /\*.*?\*/ )
+    | (?P<native>   \?\d+ | [:@$][\w$]+ )
+    | (?P<literal>  \?\? )
+    | (?P<mark>     \? )
+    | (?P<end>      ; )
+    | (?P<open>     ['"`[] | /\* )
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+
+# An E'' string goes on, with its own rules, after white space that holds a line end.
+_ESCAPED: Final = r"[^'\\]*+(?:(?:\\.|'')[^'\\]*+)*+'"
+_NEXT_LINE: Final = r"(?:[ \t\f\v]|--[^\n\r]*+)*+[\n\r](?:[ \t\n\r\f\v]|--[^\n\r]*+(?:[\n\r]|$))*+'"
+POSTGRES_TOKENS: Final = re.compile(
+    rf"""
+      (?P<quoted>   [eE]'{_ESCAPED}(?:{_NEXT_LINE}{_ESCAPED})*+ | '[^']*+' | "[^"]*+"
+                  | \$(?P<tag>{_TAG})\$.*?\$(?P=tag)\$ )
+    | (?P<openE>    [eE]' )
+    | (?P<word>     {_WORD} )
+    | (?P<number>   \d\w*+ )
+    | (?P<comment>  --[^\n\r]*+ )
+    | (?P<nested>   /\* )
+    | (?P<native>   \$\d+ )
+    | (?P<literal>  \?\? )
+    | (?P<mark>     \? )
+    | (?P<end>      ; )
+    | (?P<open>     ['"] | \${_TAG}\$ )
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+_COMMENT_EDGE: Final = re.compile(r"/\*|\*/")
+_JOINS: Final = re.compile(r"[\w$\x80-\U0010ffff]")
+
+_READING: Final = frozenset({"select", "values", "explain", "show"})
+_WRITING: Final = frozenset({"insert", "update", "delete", "replace", "merge", "into"})
+_ROUTINES: Final = frozenset({"function", "procedure", "trigger"})
+
+
+def tokens(pattern: re.Pattern[str], sql: str) -> Iterator[Token]:
+    """The tokens that matter; what lies between them is white space and operators."""
+    if "\0" in sql:
+        raise ProgrammingError("a NUL character in the statement", sql=sql)
+    position = 0
+    while match := pattern.search(sql, position):
+        kind = match.lastgroup or ""
+        start, end = match.span()
+        if kind == "nested":
+            kind, end = "comment", _nested_comment_end(sql, start)
+        elif kind in ("open", "openE"):
+            raise _never_closed(match[0], start, sql)
+        yield Token(kind, start, end, sql[start:end])
+        position = end
+
+
+def _nested_comment_end(sql: str, start: int) -> int:
+    depth = 0
+    for edge in _COMMENT_EDGE.finditer(sql, start):
+        depth += 1 if edge[0] == "/*" else -1
+        if depth == 0:
+            return edge.end()
+    raise _never_closed("/*", start, sql)
+
+
+def _never_closed(opening: str, start: int, sql: str) -> ProgrammingError:
+    return ProgrammingError(
+        f"{opening} is opened at character {start + 1} and never closed", sql=sql
+    )
+
+
+def _joins(sql: str, index: int) -> bool:
+    """True if a `$1` beside this character would melt into one token with it."""
+    return 0 <= index < len(sql) and _JOINS.match(sql[index]) is not None
+
+
+def compile_statement(sql: str, pattern: re.Pattern[str], *, numbered: bool) -> Statement:
+    """Check one statement and, if `numbered`, rewrite its `?` to `$1`, `$2`, ... and `??` to `?`.
+
+    Raises:
+        ProgrammingError: No statement or more than one, an unclosed quote, or a placeholder that
+            only one engine knows (`$1`, `?1`, `:name`).
+    """
+    pieces: list[str] = []
+    copied = count = 0
+    words: list[str] = []
+    ended = False
+    for kind, start, end, text in tokens(pattern, sql):
+        if kind == "comment":
+            continue
+        if ended and kind != "end":
+            raise ProgrammingError("two statements in one call; send them one by one", sql=sql)
+        if kind == "word":
+            words.append(text.lower())
+        elif kind == "end":
+            ended = True
+        elif kind == "native":
+            raise ProgrammingError(f"{text} is one engine's placeholder; write ?", sql=sql)
+        elif kind == "mark":
+            count += 1
+            if numbered:
+                before = " " if _joins(sql, start - 1) else ""
+                after = " " if _joins(sql, end) else ""
+                pieces += (sql[copied:start], before, f"${count}", after)
+                copied = end
+        elif kind == "literal":
+            if not numbered:
+                raise ProgrammingError("?? is an operator of PostgreSQL alone", sql=sql)
+            pieces += (sql[copied:start], "?")
+            copied = end
+    if not words:
+        raise ProgrammingError("there is no statement in this SQL", sql=sql)
+    text = "".join(pieces) + sql[copied:] if pieces else sql
+    reads = words[0] in _READING or (words[0] == "with" and _WRITING.isdisjoint(words))
+    return Statement(sql, text, count, reads)
+
+
+def split_script(script: str, pattern: re.Pattern[str]) -> list[tuple[int, str]]:
+    """The statements of a script, each with its offset and without its semicolon.
+
+    Between BEGIN and END of a CREATE FUNCTION, PROCEDURE or TRIGGER a semicolon ends nothing.
+
+    Raises:
+        ProgrammingError: A quote, a comment or a BEGIN is never closed.
+    """
+    statements: list[tuple[int, str]] = []
+    words: list[str] = []
+    begin: int | None = None
+    depth = previous = 0
+    for kind, start, end, text in tokens(pattern, script):
+        if begin is None:
+            operators = script[previous:start].lstrip()
+            if operators or kind not in ("comment", "end"):
+                begin = start - len(operators)
+        previous = end
+        if kind == "end" and depth == 0:
+            if begin is not None:
+                statements.append((begin, script[begin:start].rstrip()))
+            begin, words = None, []
+        elif kind == "word":
+            words.append(text.lower())
+            if words[0] == "create" and _ROUTINES.intersection(words[:6]):
+                depth += (words[-1] in ("begin", "case")) - (words[-1] == "end")
+    if depth:
+        raise ProgrammingError("a BEGIN without its END", sql=script)
+    if begin is not None:
+        statements.append((begin, script[begin:].rstrip()))
+    return statements

@@ -1,0 +1,412 @@
+"""`Transaction`: begin, savepoints, the honest commit, and a rollback that hides no error."""
+
+from __future__ import annotations
+
+import enum
+import logging
+import threading
+import time
+import warnings
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar, overload
+
+from prefect_db.dialect import Dialect
+from prefect_db.drivers.base import Connection, Isolation, Result
+from prefect_db.errors import (
+    BadValue,
+    CommitUnknown,
+    Error,
+    OutOfOrder,
+    QueryTimeout,
+    TransactionAborted,
+    TransactionClosed,
+    UsageError,
+)
+from prefect_db.queryable import Queryable
+from prefect_db.row import Row, column_index, converter
+from prefect_db.tokens import Statement
+
+T = TypeVar("T")
+
+logger = logging.getLogger("prefect_db")
+
+
+class Status(enum.Enum):
+    """Where a transaction stands."""
+
+    NEW = "new"
+    ACTIVE = "active"
+    FAILED = "failed"
+    """A statement failed: only a rollback, of it or of a savepoint around it, is left."""
+    COMMITTED = "committed"
+    ROLLED_BACK = "rolled back"
+    UNKNOWN = "unknown"
+    """The connection broke while it committed."""
+
+
+class _Scope(Queryable):
+    """What a transaction and a savepoint have in common: the verbs on one connection, used by
+    one thread, innermost scope first."""
+
+    _depth = 0
+
+    def __init__(self, dialect: Dialect) -> None:
+        self.status = Status.NEW
+        self._dialect = dialect
+        self._connection: Connection | None = None
+        self._deadline: float | None = None
+        self._thread = 0
+        self._inner: _Scope | None = None
+        self._streams: list[Generator[Any, None, None]] = []
+
+    @property
+    def dialect(self) -> Dialect:
+        return self._dialect
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.status.value}>"
+
+    def _ready(self, sql: str | None = None) -> Connection:
+        """The connection, if a statement may run here and now."""
+        connection = self._connection
+        if connection is None or self.status is not Status.ACTIVE:
+            if self.status is Status.FAILED:
+                raise TransactionAborted("an earlier statement failed", sql=sql)
+            if self.status is Status.NEW:
+                raise UsageError("not begun; write `with db.transaction() as txn:`", sql=sql)
+            raise TransactionClosed(f"the transaction is {self.status.value}", sql=sql)
+        if self._thread != threading.get_ident():
+            raise OutOfOrder("used from another thread than the one that began it", sql=sql)
+        if self._inner is not None:
+            raise OutOfOrder("used while a transaction inside it is open", sql=sql)
+        if self._deadline is not None and time.monotonic() > self._deadline:
+            self.status = Status.FAILED
+            raise QueryTimeout("the transaction's time is over", sql=sql)
+        return connection
+
+    def _run(self, sql: str, params: Sequence[Any]) -> Result:
+        statement = self._dialect.compile(sql)
+        values = self._dialect.bind(statement, params)
+        connection = self._ready(sql)
+        try:
+            return connection.execute(statement, values)
+        except BaseException:
+            # PostgreSQL refuses everything after an error; SQLite would go on with half of it.
+            self.status = Status.FAILED
+            raise
+
+    def executemany(self, sql: str, seq_of_params: Iterable[Sequence[Any]]) -> int:
+        statement = self._dialect.compile(sql)
+        rows = [self._dialect.bind(statement, params) for params in seq_of_params]
+        connection = self._ready(sql)
+        if not rows:
+            return 0
+        try:
+            return connection.executemany(statement, rows)
+        except BaseException:
+            self.status = Status.FAILED
+            raise
+
+    @overload
+    def stream(self, sql: str, params: Sequence[Any] = ..., batch: int = ...) -> Iterator[Row]: ...
+    @overload
+    def stream(
+        self, sql: str, params: Sequence[Any] = ..., batch: int = ..., *, into: type[T]
+    ) -> Iterator[T]: ...
+    def stream(
+        self,
+        sql: str,
+        params: Sequence[Any] = (),
+        batch: int = 1000,
+        into: Any = None,
+    ) -> Iterator[Any]:
+        """The rows of a query, fetched `batch` at a time: for results too large for memory.
+
+        It ends with the transaction: what was not read by then raises TransactionClosed.
+        """
+        if batch < 1:
+            raise BadValue(f"batch={batch}; it is a number of rows, at least 1")
+        statement = self._dialect.compile(sql)
+        values = self._dialect.bind(statement, params)
+        connection = self._ready(sql)
+        stream = self._stream(connection.stream(statement, values, batch), sql, into)
+        self._streams.append(stream)
+        return stream
+
+    def _stream(
+        self,
+        batches: Iterator[tuple[Callable[[], tuple[str, ...]], list[tuple[Any, ...]]]],
+        sql: str,
+        into: Any,
+    ) -> Generator[Any, None, None]:
+        while True:
+            self._ready(sql)
+            try:
+                names, rows = next(batches, (tuple, []))
+            except BaseException:
+                self.status = Status.FAILED
+                raise
+            if not rows:
+                return
+            if into is None:
+                index = column_index(names())
+                yield from (Row(row, index) for row in rows)
+            else:
+                convert = converter(into, self._dialect)
+                convert.check(sql, names)
+                yield from convert.many(rows)
+
+    def transaction(
+        self,
+        *,
+        read_only: bool = False,
+        isolation: Isolation | None = None,
+        timeout: float | None = None,
+    ) -> Savepoint:
+        """A savepoint: its block is undone if an exception leaves it, and nothing else is.
+
+        Raises:
+            UsageError: An option was given: those are the outermost transaction's.
+        """
+        if read_only or isolation is not None or timeout is not None:
+            raise UsageError("read_only, isolation and timeout belong to the outermost transaction")
+        return Savepoint(self)
+
+    def _end_streams(self) -> None:
+        for stream in self._streams:
+            stream.close()
+        self._streams.clear()
+
+    def _forget(self) -> None:
+        if self._inner is not None:
+            self._inner._forget()
+        self.status = Status.ROLLED_BACK
+        self._connection = None
+
+
+class _Block(_Scope):
+    """A scope that is a context manager and ends with its block."""
+
+    def rollback(self) -> None:
+        """Undo and leave, on purpose: what is used of it afterwards raises TransactionClosed."""
+        if self.status not in (Status.ACTIVE, Status.FAILED):
+            self._ready()
+        if self._inner is not None:
+            raise OutOfOrder("rolled back while a transaction inside it is open")
+        self._undo()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self.status not in (Status.ACTIVE, Status.FAILED):
+            return
+        if error is not None:
+            self._abandon()
+        elif self._inner is not None:
+            self._abandon()
+            raise OutOfOrder("ended while a transaction inside it is open; it was rolled back")
+        elif self.status is Status.FAILED:
+            self._abandon()
+            raise TransactionAborted("a statement failed and its error was not passed on")
+        else:
+            self._finish()
+
+    def _abandon(self) -> None:
+        """Undo because of an error, which a failure to undo must not hide."""
+        if self._inner is not None:
+            self._inner._forget()
+        try:
+            self._undo()
+        except Error as error:
+            logger.warning("rollback failed: %s", error)
+
+    def _undo(self) -> None:
+        raise NotImplementedError
+
+    def _finish(self) -> None:
+        raise NotImplementedError
+
+
+class Transaction(_Block):
+    """A transaction on one connection; made by `Backend.transaction()`, used as a context manager.
+
+    Commits when its block ends, rolls back on any exception. It belongs to the thread that
+    entered it.
+
+    Attributes:
+        status: A `Status`.
+    """
+
+    def __init__(
+        self,
+        dialect: Dialect,
+        acquire: Callable[[], Connection],
+        release: Callable[[Connection], None],
+        *,
+        read_only: bool,
+        isolation: Isolation | None,
+        timeout: float | None,
+    ) -> None:
+        super().__init__(dialect)
+        self._acquire = acquire
+        self._release = release
+        self._read_only = read_only
+        self._isolation: Isolation | None = isolation
+        self._timeout = timeout
+
+    def __enter__(self) -> Self:
+        if self.status is not Status.NEW:
+            raise TransactionClosed("a transaction can be entered once")
+        connection = self._acquire()
+        try:
+            self._connection = connection
+            if self._timeout is not None:
+                self._deadline = time.monotonic() + self._timeout
+            connection.begin(
+                read_only=self._read_only, isolation=self._isolation, timeout=self._timeout
+            )
+            self._thread = threading.get_ident()
+            self.status = Status.ACTIVE
+        except BaseException:
+            self._close(Status.ROLLED_BACK)
+            raise
+        return self
+
+    def _undo(self) -> None:
+        try:
+            self._end_streams()
+            if self._connection is not None:
+                self._connection.rollback()
+        finally:
+            self._close(Status.ROLLED_BACK)
+
+    def _finish(self) -> None:
+        status = Status.ROLLED_BACK
+        try:
+            connection = self._ready("COMMIT")
+            self._end_streams()
+            connection.commit()
+            status = Status.COMMITTED
+        except (CommitUnknown, KeyboardInterrupt):
+            status = Status.UNKNOWN
+            raise
+        finally:
+            self._close(status)
+
+    def _roll_back_quietly(self, connection: Connection) -> None:
+        try:
+            connection.rollback()
+        except Error as error:
+            logger.warning("rollback failed: %s", error)
+
+    def _close(self, status: Status) -> None:
+        connection = self._connection
+        self._connection = None
+        self.status = status
+        if connection is not None:
+            if connection.in_transaction:
+                self._roll_back_quietly(connection)
+            self._release(connection)
+
+    def __del__(self) -> None:
+        if getattr(self, "_connection", None) is not None:
+            warnings.warn(f"{self!r} was never ended; rolled back", ResourceWarning, stacklevel=2)
+            self._abandon()
+
+
+class Savepoint(_Block):
+    """A transaction inside a transaction."""
+
+    def __init__(self, outer: _Scope) -> None:
+        super().__init__(outer.dialect)
+        self._outer = outer
+        self._depth = outer._depth + 1
+        self._name = f"s{self._depth}"
+
+    def __enter__(self) -> Self:
+        if self.status is not Status.NEW:
+            raise TransactionClosed("a transaction can be entered once")
+        outer = self._outer
+        connection = outer._ready("SAVEPOINT")
+        self._send(connection, f"SAVEPOINT {self._name}")
+        self._connection = connection
+        self._deadline = outer._deadline
+        self._thread = outer._thread
+        outer._inner = self
+        self.status = Status.ACTIVE
+        return self
+
+    def _undo(self) -> None:
+        self._end_streams()
+        connection = self._leave(Status.ROLLED_BACK)
+        if connection.in_transaction:
+            self._send(connection, f"ROLLBACK TO SAVEPOINT {self._name}")
+            self._send(connection, f"RELEASE SAVEPOINT {self._name}")
+        else:
+            # A trigger, or an interrupted write, has ended the whole transaction.
+            self._outer.status = Status.FAILED
+
+    def _finish(self) -> None:
+        try:
+            self._ready("RELEASE SAVEPOINT")
+            self._end_streams()
+        except BaseException:
+            self._abandon()
+            raise
+        connection = self._leave(Status.COMMITTED)
+        self._send(connection, f"RELEASE SAVEPOINT {self._name}")
+
+    def _leave(self, status: Status) -> Connection:
+        connection = self._connection
+        assert connection is not None
+        self.status = status
+        self._connection = None
+        self._outer._inner = None
+        return connection
+
+    def _send(self, connection: Connection, sql: str) -> None:
+        try:
+            connection.execute(Statement(sql, sql, 0, False), ())
+        except BaseException:
+            self._outer.status = Status.FAILED
+            raise
+
+
+class HostTransaction(_Scope):
+    """The verbs on a connection, and in a transaction, that are the host's; made by `wrap()`.
+
+    Nothing here commits, rolls back or closes them. After an error the host decides.
+    """
+
+    def __init__(self, dialect: Dialect, connection: Connection) -> None:
+        super().__init__(dialect)
+        self._connection = connection
+        self._thread = threading.get_ident()
+        self.status = Status.ACTIVE
+
+    def _ready(self, sql: str | None = None) -> Connection:
+        self.status = Status.ACTIVE
+        return super()._ready(sql)
+
+    def executemany(self, sql: str, seq_of_params: Iterable[Sequence[Any]]) -> int:
+        with self.transaction() as txn:
+            return txn.executemany(sql, seq_of_params)
+
+    def transaction(
+        self,
+        *,
+        read_only: bool = False,
+        isolation: Isolation | None = None,
+        timeout: float | None = None,
+    ) -> Savepoint:
+        """A savepoint in the host's transaction.
+
+        Raises:
+            UsageError: An option was given, or the host has begun no transaction.
+        """
+        self._ready().begin(read_only=False, isolation=None, timeout=None)
+        return super().transaction(read_only=read_only, isolation=isolation, timeout=timeout)

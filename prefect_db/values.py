@@ -1,0 +1,261 @@
+"""Python values to and from what the engines store, in Prefect's storage formats.
+
+SQLite has text for UUIDs, times (UTC, blank, six digits, no zone), durations (added to the Unix
+epoch) and JSON (the stdlib's default form); PostgreSQL has types of its own for all of them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any, Final
+from uuid import UUID
+
+import orjson
+
+from prefect_db.errors import BadValue
+
+Codec = Callable[[Any], Any]
+
+
+class Array:
+    """A list bound as one array parameter, for `= ANY(?)` or `IN (SELECT value FROM json_each(?))`.
+
+    A plain list is bound as JSON; this is an array on PostgreSQL and, as SQLite has none, JSON
+    text there. PostgreSQL may need the type: `= ANY(CAST(? AS uuid[]))`.
+    """
+
+    __slots__ = ("values",)
+
+    def __init__(self, values: Sequence[Any]) -> None:
+        self.values = list(values)
+
+
+def _refuse_constant(word: str) -> Any:
+    raise ValueError(f"{word} is no JSON")
+
+
+_encode_json = json.JSONEncoder(allow_nan=False).encode
+_decode_json = json.JSONDecoder(parse_constant=_refuse_constant).decode
+_LONG_NUMBER: Final = re.compile(r"\d{19}")
+
+
+def dump_json(value: Any) -> str:
+    """The text that Prefect stores for a JSON value: the stdlib's default form.
+
+    Raises:
+        BadValue: The value is no JSON (NaN, a set, a cycle), or a text in it has a NUL or a lone
+            surrogate, which PostgreSQL's jsonb cannot hold.
+    """
+    try:
+        text = _encode_json(value)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BadValue(f"not a JSON value ({error})") from error
+    if "\\u0000" in text or "\\ud" in text:
+        _check_texts(value)
+    return text
+
+
+def _check_texts(value: Any) -> None:
+    if isinstance(value, str):
+        check_text(value)
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            _check_texts(key)
+            _check_texts(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            _check_texts(item)
+
+
+def load_json(text: str) -> Any:
+    """The value of a JSON text, as the stdlib reads it, by orjson where the two agree.
+
+    orjson turns integers over 64 bits into floats and refuses lone surrogates and deep nesting.
+
+    Raises:
+        BadValue: The text is no JSON.
+    """
+    if len(text) < 19 or not _LONG_NUMBER.search(text):
+        try:
+            return orjson.loads(text)
+        except orjson.JSONDecodeError:
+            pass
+    try:
+        return _decode_json(text)
+    except (ValueError, RecursionError) as error:
+        raise BadValue(f"a stored text is no JSON ({error})") from error
+
+
+_EPOCH: Final = datetime(1970, 1, 1)
+_MAX_INT: Final = 2**63 - 1
+
+
+def check_text(value: str) -> str:
+    """The text itself.
+
+    Raises:
+        BadValue: It has a NUL or a lone surrogate, which PostgreSQL cannot store.
+    """
+    if "\0" in value:
+        raise BadValue("a text with a NUL character")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise BadValue("a text with a lone surrogate") from error
+    return value
+
+
+def _bind_int(value: int) -> int:
+    if -_MAX_INT - 1 <= value <= _MAX_INT:
+        return value
+    raise BadValue("an integer of more than 64 bits")
+
+
+def _bind_float(value: float) -> float:
+    if value != value:
+        raise BadValue("NaN, which SQLite would store as NULL")
+    return value
+
+
+def _bind_decimal(value: Decimal) -> Decimal:
+    if not value.is_finite():
+        raise BadValue("a Decimal that is no finite number")
+    return value
+
+
+def as_utc(value: datetime) -> datetime:
+    """The same moment in UTC.
+
+    Raises:
+        BadValue: It has no time zone, or lies outside the years 1 to 9999.
+    """
+    if value.tzinfo is UTC:
+        return value
+    if value.utcoffset() is None:
+        raise BadValue("a datetime without a time zone; say which, as in datetime.now(UTC)")
+    try:
+        return value.astimezone(UTC)
+    except OverflowError as error:
+        raise BadValue("a datetime outside the years 1 to 9999 in UTC") from error
+
+
+def datetime_text(value: datetime) -> str:
+    """As SQLite stores it: `2026-01-01 00:00:00.000000`, in UTC."""
+    return as_utc(value).isoformat(" ", "microseconds")[:-6]
+
+
+def timedelta_text(value: timedelta) -> str:
+    """As SQLite stores it: the duration added to the Unix epoch."""
+    try:
+        return (_EPOCH + value).isoformat(" ", "microseconds")
+    except OverflowError as error:
+        raise BadValue("a duration that no datetime holds when added to 1970") from error
+
+
+def _decimal_text(value: Decimal) -> str:
+    return str(_bind_decimal(value))
+
+
+def _itself(value: Any) -> Any:
+    return value
+
+
+_COMMON: Final[dict[type, Codec]] = {
+    str: check_text,
+    int: _bind_int,
+    float: _bind_float,
+    bytes: bytes,
+    bytearray: bytes,
+    memoryview: bytes,
+    dict: dump_json,
+    list: dump_json,
+}
+SQLITE_CODECS: Final[dict[type, Codec]] = {
+    **_COMMON,
+    UUID: str,
+    datetime: datetime_text,
+    timedelta: timedelta_text,
+    Decimal: _decimal_text,
+}
+POSTGRES_CODECS: Final[dict[type, Codec]] = {
+    **_COMMON,
+    UUID: _itself,
+    datetime: as_utc,
+    timedelta: _itself,
+    Decimal: _bind_decimal,
+}
+
+_new_uuid: Final = UUID.__new__
+_set_uuid_int: Final = UUID.__dict__["int"].__set__
+_set_uuid_safe: Final = UUID.__dict__["is_safe"].__set__
+_UNKNOWN_SAFETY: Final = UUID(int=0).is_safe
+
+
+def read_uuid(value: Any) -> UUID:
+    """The UUID of a stored one. Sets the slots itself: the constructor takes twice as long."""
+    if type(value) is UUID:
+        return value
+    digits = value.replace("-", "")
+    if len(digits) != 32:
+        raise ValueError("a UUID has 32 digits")
+    result: UUID = _new_uuid(UUID)
+    _set_uuid_int(result, int(digits, 16))
+    _set_uuid_safe(result, _UNKNOWN_SAFETY)
+    return result
+
+
+def read_datetime(value: Any) -> datetime:
+    """The aware datetime, in UTC, of a stored one."""
+    if type(value) is str:
+        return datetime.fromisoformat(value + "+00:00")
+    result: datetime = value
+    return result if result.tzinfo is UTC else as_utc(result)
+
+
+def read_timedelta(value: Any) -> timedelta:
+    """The duration of a stored one; a number is one of seconds (Prefect's own default is 0)."""
+    if type(value) is str:
+        return datetime.fromisoformat(value) - _EPOCH
+    if isinstance(value, timedelta):
+        return value
+    return timedelta(seconds=value)
+
+
+def read_json(value: Any) -> Any:
+    """The value of a stored JSON text; fresh at each call.
+
+    A JSON number arrives as a number: the columns of SQLite have numeric affinity.
+    """
+    if value == "{}":
+        return {}
+    if value == "[]":
+        return []
+    return load_json(value) if type(value) is str else value
+
+
+def read_bool(value: Any) -> bool:
+    """True for what is not zero."""
+    return bool(value)
+
+
+def read_bytes(value: Any) -> bytes:
+    """The bytes of a stored value; of a text, its UTF-8."""
+    return value.encode() if isinstance(value, str) else bytes(value)
+
+
+def read_text(value: Any) -> str:
+    """The text of a stored value, in SQLite's form on both engines."""
+    kind = type(value)
+    if kind is datetime:
+        return datetime_text(value)
+    if kind is timedelta:
+        return timedelta_text(value)
+    if kind is bytes:
+        text: str = value.decode()
+        return text
+    return str(int(value) if kind is bool else value)
