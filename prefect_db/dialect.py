@@ -33,9 +33,10 @@ class Dialect:
     Attributes:
         name: `sqlite` or `postgres`.
         compile: Compiles SQL with `?` to a `Statement`. Cached by text; raises ProgrammingError.
+        clock: The database's time as Prefect writes it to `updated`: SQLite's has milliseconds.
     """
 
-    __slots__ = ("_codecs", "_tokens", "compile", "name")
+    __slots__ = ("_codecs", "_tokens", "clock", "compile", "name")
 
     def __init__(
         self,
@@ -46,6 +47,9 @@ class Dialect:
     ) -> None:
         self.name: DialectName = name
         self.compile = compile_
+        self.clock = self.pick(
+            sqlite="strftime('%Y-%m-%d %H:%M:%f000', 'now')", postgres="CURRENT_TIMESTAMP"
+        )
         self._tokens = tokens
         self._codecs = codecs
 

@@ -1,0 +1,229 @@
+"""The leaves of the entities' filters, and the WHERE clause that they become.
+
+The names and the meaning are Prefect's: parts of one leaf are all required; `any_=[]` matches
+nothing; an empty `not_any_` or `all_` tests nothing; a non-empty `not_any_` leaves out NULL too.
+`like_` is a case-insensitive "contains" that takes `%` and `_` literally.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+from uuid import UUID
+
+from prefect_db.dialect import Dialect
+from prefect_db.errors import BadValue
+from prefect_db.values import Array
+
+Operator = Literal["and_", "or_"]
+
+
+@dataclass(slots=True, kw_only=True)
+class AnyOf:
+    """One of these values."""
+
+    any_: Sequence[Any] | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Among:
+    """One of these values, none of those."""
+
+    any_: Sequence[Any] | None = None
+    not_any_: Sequence[Any] | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Name:
+    """One of these names; a name that contains this text."""
+
+    any_: Sequence[str] | None = None
+    like_: str | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Reference:
+    """One of these values; or whether there is a value at all."""
+
+    any_: Sequence[Any] | None = None
+    is_null_: bool | None = None
+    operator: Operator = "and_"
+
+
+@dataclass(slots=True, kw_only=True)
+class Tags:
+    """All of these tags; any of these; or whether the list of tags is empty."""
+
+    all_: Sequence[str] | None = None
+    any_: Sequence[str] | None = None
+    is_null_: bool | None = None
+    operator: Operator = "and_"
+
+
+@dataclass(slots=True, kw_only=True)
+class Time:
+    """Not after, not before (both inclusive); or whether there is a time at all."""
+
+    before_: datetime | None = None
+    after_: datetime | None = None
+    is_null_: bool | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class State:
+    """The current state's type and name."""
+
+    type: Among | None = None
+    name: Among | None = None
+    operator: Operator = "and_"
+
+
+class Where:
+    """Fragments of a WHERE clause with their parameters, joined by AND or OR.
+
+    Attributes:
+        params: What the `?` of the clause take.
+    """
+
+    def __init__(self, dialect: Dialect, operator: Operator = "and_") -> None:
+        if operator not in ("and_", "or_"):
+            raise BadValue(f"operator={operator!r}; it is 'and_' or 'or_'")
+        self._dialect = dialect
+        self._joint = " AND " if operator == "and_" else " OR "
+        self._parts: list[str] = []
+        self.params: list[Any] = []
+
+    @property
+    def sql(self) -> str:
+        """` WHERE ...`, or nothing if there is no fragment."""
+        return f" WHERE {self.test}" if self._parts else ""
+
+    @property
+    def test(self) -> str:
+        """The condition alone; true if there is no fragment."""
+        return self._joint.join(self._parts) or "1 = 1"
+
+    def add(self, fragment: str, *params: Any) -> None:
+        """Add a condition."""
+        self._parts.append(fragment)
+        self.params += params
+
+    def group(self, other: Where) -> None:
+        """Add another clause's condition, in parentheses."""
+        if other._parts:
+            self.add(f"({other.test})", *other.params)
+
+    def among(self, column: str, kind: str, leaf: AnyOf | Among | Name | None) -> None:
+        """`any_` and `not_any_` of a leaf; `kind` is the column's type on PostgreSQL."""
+        if leaf is None:
+            return
+        # One parameter, however many the values are: so there is one statement to prepare.
+        if leaf.any_ is not None:
+            sql = self._dialect.pick(
+                sqlite="IN (SELECT value FROM json_each(?))", postgres=f"= ANY(CAST(? AS {kind}[]))"
+            )
+            self.add(f"{column} {sql}", Array(_values(leaf.any_, kind)))
+        if isinstance(leaf, Among) and leaf.not_any_:
+            sql = self._dialect.pick(
+                sqlite="NOT IN (SELECT value FROM json_each(?))",
+                postgres=f"<> ALL(CAST(? AS {kind}[]))",
+            )
+            self.add(f"{column} {sql}", Array(_values(leaf.not_any_, kind)))
+
+    def name(self, column: str, leaf: Name | None) -> None:
+        """A `Name` of a column."""
+        if leaf is not None:
+            self.among(column, "varchar", leaf)
+            if leaf.like_ is not None:
+                like = self._dialect.pick(sqlite="LIKE", postgres="ILIKE")
+                self.add(f"{column} {like} ? ESCAPE '\\'", f"%{escape_like(leaf.like_)}%")
+
+    def reference(self, column: str, kind: str, leaf: Reference | None) -> None:
+        """A `Reference` of a column."""
+        if leaf is not None:
+            inner = Where(self._dialect, leaf.operator)
+            inner.among(column, kind, AnyOf(any_=leaf.any_))
+            inner.null(column, leaf.is_null_)
+            self.group(inner)
+
+    def null(self, column: str, is_null: bool | None) -> None:
+        """Whether a column is NULL, if that is asked."""
+        if is_null is not None:
+            self.add(f"{column} IS {'' if is_null else 'NOT '}NULL")
+
+    def time(self, column: str, leaf: Time | None, *, null_column: str | None = None) -> None:
+        """A `Time` of a column; `is_null_` may look at another one than the bounds."""
+        if leaf is not None:
+            if leaf.before_ is not None:
+                self.add(f"{column} <= ?", leaf.before_)
+            if leaf.after_ is not None:
+                self.add(f"{column} >= ?", leaf.after_)
+            self.null(null_column or column, leaf.is_null_)
+
+    def tags(self, column: str, leaf: Tags | None) -> None:
+        """A `Tags` of a JSON column."""
+        if leaf is None:
+            return
+        inner = Where(self._dialect, leaf.operator)
+        if leaf.all_:
+            wanted = list(dict.fromkeys(leaf.all_))
+            inner.add(
+                self._dialect.pick(
+                    sqlite=f"(SELECT count(DISTINCT t.value) FROM json_each({column}) AS t WHERE"
+                    f" t.value IN (SELECT value FROM json_each(?))) = {len(wanted)}",
+                    postgres=f"{column} ??& CAST(? AS text[])",
+                ),
+                Array(wanted),
+            )
+        if leaf.any_ is not None:
+            inner.add(
+                self._dialect.pick(
+                    sqlite=f"EXISTS (SELECT 1 FROM json_each({column}) AS t WHERE"
+                    " t.value IN (SELECT value FROM json_each(?)))",
+                    postgres=f"{column} ??| CAST(? AS text[])",
+                ),
+                Array(leaf.any_),
+            )
+        if leaf.is_null_ is not None:
+            empty = self._dialect.pick(sqlite="'[]'", postgres="CAST('[]' AS jsonb)")
+            inner.add(f"{column} {'=' if leaf.is_null_ else '<>'} {empty}")
+        self.group(inner)
+
+    def state(self, leaf: State | None) -> None:
+        """A `State` of a run's state_type and state_name."""
+        if leaf is not None:
+            inner = Where(self._dialect, leaf.operator)
+            inner.among("state_type", "state_type", leaf.type)
+            inner.among("state_name", "varchar", leaf.name)
+            self.group(inner)
+
+
+def _values(values: Sequence[Any], kind: str) -> list[Any]:
+    """Texts of UUIDs as UUIDs: as texts, `ABC...` and `abc...` would differ on SQLite."""
+    if isinstance(values, (str, bytes)):
+        raise BadValue(f"{type(values).__name__} where a list of values belongs")
+    if kind != "uuid":
+        return list(values)
+    try:
+        return [value if isinstance(value, UUID) else UUID(value) for value in values]
+    except (ValueError, TypeError, AttributeError) as error:
+        raise BadValue("a value that is no UUID where ids are compared") from error
+
+
+def escape_like(text: str) -> str:
+    """The text with LIKE's wildcards taken literally, for `ESCAPE '\\'`."""
+    return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+
+
+def page(limit: int | None, offset: int) -> tuple[int, int]:
+    """Check a page's bounds; no limit is the largest.
+
+    Raises:
+        BadValue: One is negative or no whole number.
+    """
+    for name, value in (("limit", limit), ("offset", offset)):
+        if value is not None and (not isinstance(value, int) or value < 0):
+            raise BadValue(f"{name}={value!r}; it is a whole number from 0")
+    return 2**62 if limit is None else limit, offset

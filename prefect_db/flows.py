@@ -1,0 +1,142 @@
+"""Flows. Rules: Prefect's server, models/flows.py."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import Enum
+from typing import Any
+from uuid import UUID
+
+from prefect_db.errors import NotFound, SerializationFailure
+from prefect_db.filters import Among, Name, Operator, Tags, Where, page
+from prefect_db.ids import uuid7
+from prefect_db.queryable import Queryable
+from prefect_db.row import Record
+
+
+@dataclass(slots=True)
+class Flow(Record):
+    """A flow: what runs are runs of."""
+
+    id: UUID
+    created: datetime
+    updated: datetime
+    name: str
+    tags: list[str]
+    labels: dict[str, Any] | None
+
+
+@dataclass(slots=True, kw_only=True)
+class FlowFilter:
+    """Which flows; a field that is not given tests nothing."""
+
+    id: Among | None = None
+    name: Name | None = None
+    tags: Tags | None = None
+    operator: Operator = "and_"
+
+
+class FlowSort(Enum):
+    """How `find` orders flows; the id decides between equals."""
+
+    CREATED_DESC = "created DESC, id DESC"
+    UPDATED_DESC = "updated DESC, id DESC"
+    NAME_ASC = "name ASC, id ASC"
+    NAME_DESC = "name DESC, id DESC"
+
+
+def create(
+    db: Queryable,
+    name: str,
+    *,
+    tags: Sequence[str] = (),
+    labels: Mapping[str, Any] | None = None,
+    id: UUID | None = None,
+) -> Flow:
+    """The flow of this name: a new one, or the one that is there, unchanged.
+
+    Raises:
+        UniqueViolation: Another flow has this id.
+        BadValue: A text has a NUL or a lone surrogate, or `labels` is no JSON.
+    """
+    now = datetime.now(UTC)
+    flow = db.row(
+        "INSERT INTO flow (id, created, updated, name, tags, labels) VALUES (?, ?, ?, ?, ?, ?)"
+        f" ON CONFLICT (name) DO NOTHING RETURNING {Flow.columns}",
+        (id or uuid7(), now, now, name, list(tags), None if labels is None else dict(labels)),
+        into=Flow,
+    ) or get_by_name(db, name)
+    if flow is None:
+        raise SerializationFailure(f"the flow {name!r} was deleted meanwhile")
+    return flow
+
+
+def get(db: Queryable, flow_id: UUID) -> Flow | None:
+    """The flow with this id, or None."""
+    return db.row(f"SELECT {Flow.columns} FROM flow WHERE id = ?", (flow_id,), into=Flow)
+
+
+def get_by_name(db: Queryable, name: str) -> Flow | None:
+    """The flow of exactly this name, or None."""
+    return db.row(f"SELECT {Flow.columns} FROM flow WHERE name = ?", (name,), into=Flow)
+
+
+def find(
+    db: Queryable,
+    filter: FlowFilter | None = None,
+    *,
+    sort: FlowSort = FlowSort.NAME_ASC,
+    limit: int | None = 200,
+    offset: int = 0,
+) -> list[Flow]:
+    """The flows that the filter lets through, a page of them."""
+    where = _where(db, filter)
+    return db.rows(
+        f"SELECT {Flow.columns} FROM flow{where.sql} ORDER BY {sort.value} LIMIT ? OFFSET ?",
+        (*where.params, *page(limit, offset)),
+        into=Flow,
+    )
+
+
+def count(db: Queryable, filter: FlowFilter | None = None) -> int:
+    """How many flows the filter lets through."""
+    where = _where(db, filter)
+    return int(db.value(f"SELECT count(*) FROM flow{where.sql}", where.params))
+
+
+def update(db: Queryable, flow_id: UUID, *, tags: Sequence[str]) -> Flow:
+    """The flow with new tags; nothing else of a flow can change.
+
+    Raises:
+        NotFound: There is no such flow.
+    """
+    flow = db.row(
+        f"UPDATE flow SET tags = ?, updated = {db.dialect.clock} WHERE id = ?"
+        f" RETURNING {Flow.columns}",
+        (list(tags), flow_id),
+        into=Flow,
+    )
+    if flow is None:
+        raise NotFound(f"no flow {flow_id}")
+    return flow
+
+
+def delete(db: Queryable, flow_id: UUID) -> None:
+    """Delete a flow with its runs, their task runs and states. Events and logs stay.
+
+    Raises:
+        NotFound: There is no such flow.
+    """
+    if not db.execute("DELETE FROM flow WHERE id = ?", (flow_id,)):
+        raise NotFound(f"no flow {flow_id}")
+
+
+def _where(db: Queryable, filter: FlowFilter | None) -> Where:
+    filter = filter or FlowFilter()
+    where = Where(db.dialect, filter.operator)
+    where.among("id", "uuid", filter.id)
+    where.name("name", filter.name)
+    where.tags("tags", filter.tags)
+    return where
