@@ -113,32 +113,36 @@ class Where:
     def group(self, other: Where) -> None:
         """Add another clause's condition, in parentheses."""
         if other._parts:
-            self.add(f"({other.test})", *other.params)
+            self.add(other.test if len(other._parts) == 1 else f"({other.test})", *other.params)
 
     def among(self, column: str, kind: str, leaf: AnyOf | Among | Name | None) -> None:
         """`any_` and `not_any_` of a leaf; `kind` is the column's type on PostgreSQL."""
         if leaf is None:
             return
         # One parameter, however many the values are: so there is one statement to prepare.
+        inner = Where(self._dialect)
         if leaf.any_ is not None:
             sql = self._dialect.pick(
                 sqlite="IN (SELECT value FROM json_each(?))", postgres=f"= ANY(CAST(? AS {kind}[]))"
             )
-            self.add(f"{column} {sql}", Array(_values(leaf.any_, kind)))
+            inner.add(f"{column} {sql}", Array(_values(leaf.any_, kind)))
         if isinstance(leaf, Among) and leaf.not_any_:
             sql = self._dialect.pick(
                 sqlite="NOT IN (SELECT value FROM json_each(?))",
                 postgres=f"<> ALL(CAST(? AS {kind}[]))",
             )
-            self.add(f"{column} {sql}", Array(_values(leaf.not_any_, kind)))
+            inner.add(f"{column} {sql}", Array(_values(leaf.not_any_, kind)))
+        self.group(inner)
 
     def name(self, column: str, leaf: Name | None) -> None:
         """A `Name` of a column."""
         if leaf is not None:
-            self.among(column, "varchar", leaf)
+            inner = Where(self._dialect)
+            inner.among(column, "varchar", leaf)
             if leaf.like_ is not None:
                 like = self._dialect.pick(sqlite="LIKE", postgres="ILIKE")
-                self.add(f"{column} {like} ? ESCAPE '\\'", f"%{escape_like(leaf.like_)}%")
+                inner.add(f"{column} {like} ? ESCAPE '\\'", f"%{escape_like(leaf.like_)}%")
+            self.group(inner)
 
     def reference(self, column: str, kind: str, leaf: Reference | None) -> None:
         """A `Reference` of a column."""
@@ -156,11 +160,13 @@ class Where:
     def time(self, column: str, leaf: Time | None, *, null_column: str | None = None) -> None:
         """A `Time` of a column; `is_null_` may look at another one than the bounds."""
         if leaf is not None:
+            inner = Where(self._dialect)
             if leaf.before_ is not None:
-                self.add(f"{column} <= ?", leaf.before_)
+                inner.add(f"{column} <= ?", leaf.before_)
             if leaf.after_ is not None:
-                self.add(f"{column} >= ?", leaf.after_)
-            self.null(null_column or column, leaf.is_null_)
+                inner.add(f"{column} >= ?", leaf.after_)
+            inner.null(null_column or column, leaf.is_null_)
+            self.group(inner)
 
     def tags(self, column: str, leaf: Tags | None) -> None:
         """A `Tags` of a JSON column."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import types
 import typing
 from collections.abc import Callable, Iterator, Sequence
@@ -162,14 +163,23 @@ class Record:
     """Base of the records: `@dataclass(slots=True)` classes whose fields are columns.
 
     Attributes:
-        columns: The fields' names as a column list for SELECT, in order.
+        columns: The fields' names, in order, as a column list.
+        marks: A `?` for each of them.
     """
 
     __slots__ = ()
     columns: ClassVar[str]
+    marks: ClassVar[str]
 
     def __init_subclass__(cls) -> None:
-        cls.columns = ", ".join(cls.__annotations__)
+        bases = [base for base in reversed(cls.__mro__) if base not in (Record, object)]
+        names = [name for base in bases for name in inspect.get_annotations(base)]
+        cls.columns = ", ".join(names)
+        cls.marks = ", ".join("?" * len(names))
+
+    def params(self) -> tuple[Any, ...]:
+        """The fields' values, in the order of `columns`."""
+        return tuple([getattr(self, name) for name in self.columns.split(", ")])
 
 
 class Converter:

@@ -34,6 +34,15 @@ class Array:
         self.values = list(values)
 
 
+class Json:
+    """A JSON value that is no dict or list: without it a str is a text, and None is SQL NULL."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
 def _refuse_constant(word: str) -> Any:
     raise ValueError(f"{word} is no JSON")
 
@@ -144,6 +153,36 @@ def as_utc(value: datetime) -> datetime:
         raise BadValue("a datetime outside the years 1 to 9999 in UTC") from error
 
 
+def to_datetime(value: Any) -> datetime:
+    """The aware datetime, in UTC, of a client's: one itself, or its ISO 8601 text.
+
+    Raises:
+        BadValue: It is neither, or has no time zone.
+    """
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError as error:
+            raise BadValue("a text that is no ISO 8601 time") from error
+    if not isinstance(value, datetime):
+        raise BadValue(f"a {type(value).__name__} where a time belongs")
+    return as_utc(value)
+
+
+def to_uuid(value: Any) -> UUID:
+    """The UUID of a client's: one itself, or its text.
+
+    Raises:
+        BadValue: It is neither.
+    """
+    if isinstance(value, UUID):
+        return value
+    try:
+        return UUID(value)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise BadValue(f"a {type(value).__name__} that is no UUID") from error
+
+
 def datetime_text(value: datetime) -> str:
     """As SQLite stores it: `2026-01-01 00:00:00.000000`, in UTC."""
     return as_utc(value).isoformat(" ", "microseconds")[:-6]
@@ -161,6 +200,10 @@ def _decimal_text(value: Decimal) -> str:
     return str(_bind_decimal(value))
 
 
+def _json_text(value: Json) -> str:
+    return dump_json(value.value)
+
+
 def _itself(value: Any) -> Any:
     return value
 
@@ -174,6 +217,7 @@ _COMMON: Final[dict[type, Codec]] = {
     memoryview: bytes,
     dict: dump_json,
     list: dump_json,
+    Json: _json_text,
 }
 SQLITE_CODECS: Final[dict[type, Codec]] = {
     **_COMMON,

@@ -1,0 +1,465 @@
+"""Flow runs. Rules: Prefect's server, models/flow_runs.py."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import Enum
+from typing import Any, Final, TypedDict, Unpack
+from uuid import UUID
+
+from prefect_db import run_states, task_runs
+from prefect_db.errors import NotFound, SerializationFailure, UsageError
+from prefect_db.filters import Among, AnyOf, Name, Operator, Reference, Tags, Time, Where, page
+from prefect_db.filters import State as StateFilter
+from prefect_db.ids import slug, uuid7
+from prefect_db.queryable import Queryable
+from prefect_db.row import Record
+from prefect_db.states import (
+    FLOW_RUN_POLICY,
+    State,
+    StateColumns,
+    StateType,
+    complete_policy,
+    make,
+)
+
+
+@dataclass(slots=True)
+class FlowRun(Record):
+    """A run of a flow."""
+
+    id: UUID
+    created: datetime
+    updated: datetime
+    name: str
+    state_type: StateType | None
+    state_name: str | None
+    state_timestamp: datetime | None
+    state_id: UUID | None
+    run_count: int
+    expected_start_time: datetime | None
+    next_scheduled_start_time: datetime | None
+    start_time: datetime | None
+    end_time: datetime | None
+    total_run_time: timedelta
+    flow_id: UUID
+    flow_version: str | None
+    deployment_id: UUID | None
+    deployment_version: str | None
+    parameters: dict[str, Any]
+    context: dict[str, Any]
+    empirical_policy: dict[str, Any]
+    tags: list[str]
+    labels: dict[str, Any] | None
+    idempotency_key: str | None
+    auto_scheduled: bool
+    parent_task_run_id: UUID | None
+    infrastructure_document_id: UUID | None
+    infrastructure_pid: str | None
+    work_queue_id: UUID | None
+    work_queue_name: str | None
+    created_by: dict[str, Any] | None
+    job_variables: dict[str, Any] | None
+
+
+@dataclass(slots=True, kw_only=True)
+class CreatedBy:
+    """Who created a run, as its `created_by` says."""
+
+    id_: Sequence[UUID] | None = None
+    type_: Sequence[str] | None = None
+    is_null_: bool | None = None
+    operator: Operator = "and_"
+
+
+@dataclass(slots=True, kw_only=True)
+class FlowRunFilter:
+    """Which flow runs; a field that is not given tests nothing.
+
+    `start_time` compares the time when a run started or, before that, is expected to.
+    `parent_flow_run_id` finds the subflow runs of these runs.
+    """
+
+    id: Among | None = None
+    name: Name | None = None
+    tags: Tags | None = None
+    flow_id: AnyOf | None = None
+    deployment_id: Reference | None = None
+    work_queue_name: Reference | None = None
+    state: StateFilter | None = None
+    flow_version: AnyOf | None = None
+    start_time: Time | None = None
+    end_time: Time | None = None
+    expected_start_time: Time | None = None
+    next_scheduled_start_time: Time | None = None
+    parent_flow_run_id: AnyOf | None = None
+    parent_task_run_id: Reference | None = None
+    idempotency_key: Among | None = None
+    created_by: CreatedBy | None = None
+    operator: Operator = "and_"
+
+
+class FlowRunSort(Enum):
+    """How `find` orders flow runs: NULL is smallest, and the id decides between equals."""
+
+    ID_DESC = "id DESC"
+    START_TIME_ASC = "coalesce(start_time, expected_start_time) ASC NULLS FIRST, id ASC"
+    START_TIME_DESC = "coalesce(start_time, expected_start_time) DESC NULLS LAST, id DESC"
+    EXPECTED_START_TIME_ASC = "expected_start_time ASC NULLS FIRST, id ASC"
+    EXPECTED_START_TIME_DESC = "expected_start_time DESC NULLS LAST, id DESC"
+    NAME_ASC = "name ASC, id ASC"
+    NAME_DESC = "name DESC, id DESC"
+    NEXT_SCHEDULED_START_TIME_ASC = "next_scheduled_start_time ASC NULLS FIRST, id ASC"
+    END_TIME_DESC = "end_time DESC NULLS LAST, id DESC"
+
+
+def create(
+    db: Queryable,
+    flow_id: UUID,
+    *,
+    name: str | None = None,
+    state: State | None = None,
+    id: UUID | None = None,
+    idempotency_key: str | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    context: Mapping[str, Any] | None = None,
+    empirical_policy: Mapping[str, Any] | None = None,
+    tags: Sequence[str] = (),
+    labels: Mapping[str, Any] | None = None,
+    flow_version: str | None = None,
+    parent_task_run_id: UUID | None = None,
+    deployment_id: UUID | None = None,
+    deployment_version: str | None = None,
+    auto_scheduled: bool = False,
+    infrastructure_document_id: UUID | None = None,
+    infrastructure_pid: str | None = None,
+    work_queue_id: UUID | None = None,
+    work_queue_name: str | None = None,
+    created_by: Mapping[str, Any] | None = None,
+    job_variables: Mapping[str, Any] | None = None,
+) -> FlowRun:
+    """A new run of a flow, in `state` if that is given; or the run that this flow has with the
+    same idempotency key, unchanged. Without a name it gets one like `brisk-heron`.
+
+    Raises:
+        UniqueViolation: Another flow run has this id.
+        ForeignKeyViolation: There is no such flow, parent task run or infrastructure document.
+        BadValue: A value cannot be stored.
+    """
+    now = datetime.now(UTC)
+    columns = StateColumns(empirical_policy=complete_policy(empirical_policy, FLOW_RUN_POLICY))
+    if job_variables is None and idempotency_key is None:
+        # Prefect's two ways of inserting differ in what they make of no variables.
+        job_variables = {}
+    with db.transaction() as txn:
+        run = FlowRun(
+            id=id or uuid7(),
+            created=now,
+            updated=now,
+            name=name or slug(),
+            state_type=None,
+            state_name=None,
+            state_timestamp=None,
+            state_id=None,
+            run_count=0,
+            expected_start_time=None,
+            next_scheduled_start_time=None,
+            start_time=None,
+            end_time=None,
+            total_run_time=timedelta(),
+            flow_id=flow_id,
+            flow_version=flow_version,
+            deployment_id=deployment_id,
+            deployment_version=deployment_version,
+            parameters=dict(parameters or {}),
+            context=dict(context or {}),
+            empirical_policy=columns.empirical_policy,
+            tags=list(tags),
+            labels=_labels(txn, flow_id, labels),
+            idempotency_key=idempotency_key,
+            auto_scheduled=auto_scheduled,
+            parent_task_run_id=parent_task_run_id,
+            infrastructure_document_id=infrastructure_document_id,
+            infrastructure_pid=infrastructure_pid,
+            work_queue_id=work_queue_id,
+            work_queue_name=work_queue_name,
+            created_by=None if created_by is None else dict(created_by),
+            job_variables=None if job_variables is None else dict(job_variables),
+        )
+        created = txn.row(
+            f"INSERT INTO flow_run ({FlowRun.columns}) VALUES ({FlowRun.marks})"
+            f" ON CONFLICT (flow_id, idempotency_key) DO NOTHING RETURNING {FlowRun.columns}",
+            run.params(),
+            into=FlowRun,
+        )
+        if created is None:
+            return _by_idempotency_key(txn, flow_id, idempotency_key)
+        if state is None:
+            return created
+        stored = _enter(txn, created.id, columns, state, parent=parent_task_run_id, taken=False)
+        created = _write(txn, created.id, columns)
+        _mirror(txn, created.id, parent_task_run_id, stored)
+        return created
+
+
+def get(db: Queryable, flow_run_id: UUID, *, for_update: bool = False) -> FlowRun | None:
+    """The flow run with this id, or None.
+
+    With `for_update`, inside a transaction, nobody else changes it until that ends.
+    """
+    lock = db.dialect.pick(sqlite="", postgres=" FOR UPDATE") if for_update else ""
+    return db.row(
+        f"SELECT {FlowRun.columns} FROM flow_run WHERE id = ?{lock}", (flow_run_id,), into=FlowRun
+    )
+
+
+def find(
+    db: Queryable,
+    filter: FlowRunFilter | None = None,
+    *,
+    sort: FlowRunSort = FlowRunSort.ID_DESC,
+    limit: int | None = 200,
+    offset: int = 0,
+) -> list[FlowRun]:
+    """The flow runs that the filter lets through, a page of them."""
+    where = _where(db, filter)
+    return db.rows(
+        f"SELECT {FlowRun.columns} FROM flow_run{where.sql} ORDER BY {sort.value} LIMIT ? OFFSET ?",
+        (*where.params, *page(limit, offset)),
+        into=FlowRun,
+    )
+
+
+def count(db: Queryable, filter: FlowRunFilter | None = None) -> int:
+    """How many flow runs the filter lets through."""
+    where = _where(db, filter)
+    return int(db.value(f"SELECT count(*) FROM flow_run{where.sql}", where.params))
+
+
+def count_by_state(
+    db: Queryable, filter: FlowRunFilter | None = None
+) -> dict[StateType | None, int]:
+    """How many of them are in each type of state; None is for those without a state."""
+    return run_states.count_by_state(db, "flow_run", _where(db, filter))
+
+
+class FlowRunChanges(TypedDict, total=False):
+    """What `update` can change; a key that is not given stays as it is."""
+
+    name: str | None
+    flow_version: str | None
+    parameters: Mapping[str, Any]
+    empirical_policy: Mapping[str, Any]
+    tags: Sequence[str]
+    infrastructure_pid: str | None
+    job_variables: Mapping[str, Any] | None
+
+
+_CHANGES: Final = tuple(FlowRunChanges.__annotations__)
+
+
+def update(db: Queryable, flow_run_id: UUID, **changes: Unpack[FlowRunChanges]) -> FlowRun:
+    """The flow run with these changes. `name=None` makes up a new name.
+
+    Raises:
+        NotFound: There is no such flow run.
+        UsageError: One of the changes is none of `FlowRunChanges`.
+    """
+    values: dict[str, Any] = dict(changes)
+    unknown = [name for name in values if name not in _CHANGES]
+    if unknown:
+        raise UsageError(f"{', '.join(unknown)} cannot be changed; {', '.join(_CHANGES)} can")
+    if "name" in values:
+        values["name"] = values["name"] or slug()
+    if "tags" in values:
+        values["tags"] = list(values["tags"])
+    if "empirical_policy" in values:
+        values["empirical_policy"] = complete_policy(values["empirical_policy"], FLOW_RUN_POLICY)
+    assignments = "".join(f"{name} = ?, " for name in values)
+    run = db.row(
+        f"UPDATE flow_run SET {assignments}updated = {db.dialect.clock} WHERE id = ?"
+        f" RETURNING {FlowRun.columns}",
+        (*values.values(), flow_run_id),
+        into=FlowRun,
+    )
+    return _found(run, flow_run_id)
+
+
+def merge_labels(db: Queryable, flow_run_id: UUID, labels: Mapping[str, Any]) -> FlowRun:
+    """The flow run with these labels added to its own; where both have one, the new one wins.
+
+    Raises:
+        NotFound: There is no such flow run.
+    """
+    with db.transaction() as txn:
+        run = _found(get(txn, flow_run_id, for_update=True), flow_run_id)
+        merged = txn.row(
+            f"UPDATE flow_run SET labels = ?, updated = {db.dialect.clock} WHERE id = ?"
+            f" RETURNING {FlowRun.columns}",
+            ({**(run.labels or {}), **labels}, flow_run_id),
+            into=FlowRun,
+        )
+        return _found(merged, flow_run_id)
+
+
+def delete(db: Queryable, flow_run_id: UUID) -> None:
+    """Delete a flow run with its states and task runs. Subflow runs, events and logs stay.
+
+    Raises:
+        NotFound: There is no such flow run.
+    """
+    if not db.execute("DELETE FROM flow_run WHERE id = ?", (flow_run_id,)):
+        raise NotFound(f"no flow run {flow_run_id}")
+
+
+def history(db: Queryable, flow_run_id: UUID) -> list[State]:
+    """The states of a flow run, oldest first; none if there is no such run."""
+    return run_states.history(db, "flow_run", flow_run_id)
+
+
+def set_state(db: Queryable, flow_run_id: UUID, state: State) -> State:
+    """Put a flow run into a state: the state's row and all columns that follow from it. The
+    placeholder task run of a subflow gets a copy.
+
+    Which transitions are allowed is the caller's to decide; see `get(..., for_update=True)`.
+
+    Returns:
+        The state as stored: its time is moved by microseconds if the run has one of that time.
+
+    Raises:
+        NotFound: There is no such flow run.
+        UniqueViolation: Another state has this id.
+    """
+    with db.transaction() as txn:
+        lock = db.dialect.pick(sqlite="", postgres=" FOR UPDATE OF r")
+        run = txn.row(
+            f"SELECT {StateColumns.columns}, parent_task_run_id, EXISTS (SELECT 1 FROM"
+            " flow_run_state AS s WHERE s.flow_run_id = r.id AND s.timestamp = ?) AS taken"
+            f" FROM flow_run AS r WHERE id = ?{lock}",
+            (state.timestamp, flow_run_id),
+            into=_Locked,
+        )
+        if run is None:
+            raise NotFound(f"no flow run {flow_run_id}")
+        parent = run.parent_task_run_id
+        stored = _enter(txn, flow_run_id, run, state, parent=parent, taken=run.taken)
+        _write(txn, flow_run_id, run)
+        _mirror(txn, flow_run_id, parent, stored)
+        return stored
+
+
+@dataclass(slots=True)
+class _Locked(StateColumns):
+    parent_task_run_id: UUID | None = None
+    taken: bool = False
+
+
+def _enter(
+    txn: Queryable,
+    flow_run_id: UUID,
+    columns: StateColumns,
+    state: State,
+    *,
+    parent: UUID | None,
+    taken: bool,
+) -> State:
+    details = {"flow_run_id": flow_run_id} | ({"task_run_id": parent} if parent else {})
+    return run_states.enter(
+        txn,
+        "flow_run",
+        flow_run_id,
+        columns,
+        state,
+        details=details,
+        artifact_of={"flow_run_id": flow_run_id},
+        taken=taken,
+    )
+
+
+def _mirror(txn: Queryable, flow_run_id: UUID, parent: UUID | None, state: State) -> None:
+    """Give the task run that stands for a subflow a copy of the subflow run's state."""
+    if parent is not None:
+        copy = make(
+            state.type,
+            name=state.name,
+            message=state.message,
+            data=state.data,
+            details={**state.state_details, "child_flow_run_id": flow_run_id},
+        )
+        task_runs.set_state(txn, parent, copy)
+
+
+def _write(txn: Queryable, flow_run_id: UUID, columns: StateColumns) -> FlowRun:
+    run = txn.row(
+        f"UPDATE flow_run SET {run_states.ASSIGNMENTS}, updated = {txn.dialect.clock}"
+        f" WHERE id = ? RETURNING {FlowRun.columns}",
+        (*run_states.derived(columns), flow_run_id),
+        into=FlowRun,
+    )
+    return _found(run, flow_run_id)
+
+
+def _found(run: FlowRun | None, flow_run_id: UUID) -> FlowRun:
+    if run is None:
+        raise NotFound(f"no flow run {flow_run_id}")
+    return run
+
+
+def _labels(txn: Queryable, flow_id: UUID, labels: Mapping[str, Any] | None) -> dict[str, Any]:
+    row = txn.row("SELECT labels FROM flow WHERE id = ?", (flow_id,))
+    inherited = (row and row.json("labels")) or {}
+    return {**inherited, "prefect.flow.id": str(flow_id), **(labels or {})}
+
+
+def _by_idempotency_key(txn: Queryable, flow_id: UUID, key: str | None) -> FlowRun:
+    run = txn.row(
+        f"SELECT {FlowRun.columns} FROM flow_run WHERE flow_id = ? AND idempotency_key = ?",
+        (flow_id, key),
+        into=FlowRun,
+    )
+    if run is None:
+        raise SerializationFailure("the flow run was deleted meanwhile")
+    return run
+
+
+def _where(db: Queryable, filter: FlowRunFilter | None) -> Where:
+    filter = filter or FlowRunFilter()
+    where = Where(db.dialect, filter.operator)
+    where.among("id", "uuid", filter.id)
+    where.name("name", filter.name)
+    where.tags("tags", filter.tags)
+    where.among("flow_id", "uuid", filter.flow_id)
+    where.reference("deployment_id", "uuid", filter.deployment_id)
+    where.reference("work_queue_name", "varchar", filter.work_queue_name)
+    where.state(filter.state)
+    where.among("flow_version", "varchar", filter.flow_version)
+    started = "coalesce(start_time, expected_start_time)"
+    where.time(started, filter.start_time, null_column="start_time")
+    where.time("end_time", filter.end_time)
+    where.time("expected_start_time", filter.expected_start_time)
+    where.time("next_scheduled_start_time", filter.next_scheduled_start_time)
+    if filter.parent_flow_run_id is not None:
+        parents = Where(db.dialect)
+        parents.among("flow_run_id", "uuid", filter.parent_flow_run_id)
+        subquery = f"parent_task_run_id IN (SELECT id FROM task_run{parents.sql})"
+        where.add(subquery, *parents.params)
+    where.reference("parent_task_run_id", "uuid", filter.parent_task_run_id)
+    where.among("idempotency_key", "varchar", filter.idempotency_key)
+    _created_by(where, db, filter.created_by)
+    return where
+
+
+def _created_by(where: Where, db: Queryable, leaf: CreatedBy | None) -> None:
+    if leaf is None:
+        return
+    inner = Where(db.dialect, leaf.operator)
+    for key, values in (("id", leaf.id_), ("type", leaf.type_)):
+        column = db.dialect.pick(
+            sqlite=f"json_extract(created_by, '$.{key}')", postgres=f"created_by ->> '{key}'"
+        )
+        texts = None if values is None else [str(value) for value in values]
+        inner.among(f"({column})", "text", AnyOf(any_=texts))
+    inner.null("created_by", leaf.is_null_)
+    where.group(inner)

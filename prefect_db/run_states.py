@@ -1,0 +1,142 @@
+"""The state rows of flow runs and of task runs, which are alike: `flow_run_state`,
+`task_run_state`, and the `artifact` that holds a state's data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, Literal
+from uuid import UUID
+
+from prefect_db.filters import Where
+from prefect_db.ids import uuid7
+from prefect_db.queryable import Queryable
+from prefect_db.states import State, StateColumns, StateType, complete_details
+from prefect_db.values import Json
+
+Table = Literal["flow_run", "task_run"]
+
+ASSIGNMENTS: Final = ", ".join(f"{name} = ?" for name in StateColumns.columns.split(", "))
+
+
+def history(db: Queryable, table: Table, run_id: UUID) -> list[State]:
+    """The states of a run, oldest first."""
+    return db.rows(
+        # Data has two places: states set through the API use the artifact, events the column.
+        "SELECT s.id, s.type, s.name, s.timestamp, s.message, s.state_details,"
+        " coalesce(CAST(s.data AS text), CAST(a.data AS text)) AS data"
+        f" FROM {table}_state AS s LEFT JOIN artifact AS a ON a.id = s.result_artifact_id"
+        f" WHERE s.{table}_id = ? ORDER BY s.timestamp, s.id",
+        (run_id,),
+        into=State,
+    )
+
+
+def enter(
+    txn: Queryable,
+    table: Table,
+    run_id: UUID,
+    columns: StateColumns,
+    state: State,
+    *,
+    details: Mapping[str, Any],
+    artifact_of: Mapping[str, UUID | None],
+    taken: bool,
+) -> State:
+    """Insert the state that a run enters, and make its columns follow.
+
+    Args:
+        txn: A transaction that has locked the run.
+        table: The run's table.
+        run_id: The run.
+        columns: What is to follow; the caller writes it back.
+        state: The state that is proposed.
+        details: What the run adds to state_details.
+        artifact_of: The run ids that an artifact of the state's data gets.
+        taken: Whether the run has a state of this very time.
+
+    Returns:
+        The state as stored: moved by microseconds if its time was taken.
+    """
+    timestamp = state.timestamp
+    while taken:
+        timestamp += timedelta(microseconds=1)
+        taken = bool(
+            txn.value(
+                f"SELECT count(*) FROM {table}_state WHERE {table}_id = ? AND timestamp = ?",
+                (run_id, timestamp),
+            )
+        )
+    state = replace(
+        state,
+        timestamp=timestamp,
+        state_details=complete_details({**state.state_details, **details}),
+    )
+    now = datetime.now(UTC)
+    artifact_id = _insert_artifact(txn, state.data, artifact_of, now)
+    txn.execute(
+        f"INSERT INTO {table}_state (id, created, updated, {table}_id, type, timestamp, name,"
+        " message, state_details, result_artifact_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            state.id,
+            now,
+            now,
+            run_id,
+            state.type,
+            state.timestamp,
+            state.name,
+            state.message,
+            state.state_details,
+            artifact_id,
+        ),
+    )
+    columns.enter(state)
+    return state
+
+
+def _insert_artifact(
+    txn: Queryable, data: Any, artifact_of: Mapping[str, UUID | None], now: datetime
+) -> UUID | None:
+    """Keep a state's data; the id of its artifact, or None if there is nothing to keep."""
+    if data is None or (isinstance(data, dict) and data.get("type") == "unpersisted"):
+        return None
+    labels: dict[str, Any] = {}
+    if isinstance(data, dict):
+        data = dict(data)
+        labels = {
+            name: data.pop(f"artifact_{name}", None) or None
+            for name in ("key", "type", "description")
+        }
+    artifact_id = uuid7()
+    txn.execute(
+        "INSERT INTO artifact (id, created, updated, key, type, description, data, metadata_,"
+        " flow_run_id, task_run_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            artifact_id,
+            now,
+            now,
+            labels.get("key"),
+            labels.get("type"),
+            labels.get("description"),
+            Json(data),
+            Json(None),
+            artifact_of.get("flow_run_id"),
+            artifact_of.get("task_run_id"),
+        ),
+    )
+    return artifact_id
+
+
+def derived(columns: StateColumns) -> tuple[Any, ...]:
+    """The values for `ASSIGNMENTS`; of a subclass only what it has of StateColumns."""
+    return tuple([getattr(columns, name) for name in StateColumns.columns.split(", ")])
+
+
+def count_by_state(db: Queryable, table: Table, where: Where) -> dict[StateType | None, int]:
+    """How many runs of a table are in each type of state."""
+    rows = db.rows(
+        f"SELECT state_type, count(*) AS runs FROM {table}{where.sql} GROUP BY state_type",
+        where.params,
+    )
+    return {StateType(row[0]) if row[0] else None: int(row[1]) for row in rows}

@@ -1,0 +1,341 @@
+"""Task runs. Rules: Prefect's server, models/task_runs.py.
+
+A client sends its tasks' states as events, see `record`; only the placeholder of a subflow is
+made and moved through the API, with `create` and `set_state`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import Enum
+from typing import Any
+from uuid import UUID
+
+from prefect_db import run_states
+from prefect_db.errors import NotFound, SerializationFailure
+from prefect_db.filters import AnyOf, Name, Operator, Reference, Tags, Time, Where, page
+from prefect_db.filters import State as StateFilter
+from prefect_db.ids import uuid7
+from prefect_db.queryable import Queryable
+from prefect_db.row import Record
+from prefect_db.states import (
+    TASK_RUN_POLICY,
+    State,
+    StateColumns,
+    StateType,
+    complete_policy,
+)
+from prefect_db.task_run_events import record as record
+
+
+@dataclass(slots=True)
+class TaskRun(Record):
+    """A run of a task."""
+
+    id: UUID
+    created: datetime
+    updated: datetime
+    name: str
+    state_type: StateType | None
+    state_name: str | None
+    state_timestamp: datetime | None
+    state_id: UUID | None
+    run_count: int
+    expected_start_time: datetime | None
+    next_scheduled_start_time: datetime | None
+    start_time: datetime | None
+    end_time: datetime | None
+    total_run_time: timedelta
+    flow_run_id: UUID | None
+    task_key: str
+    dynamic_key: str
+    cache_key: str | None
+    cache_expiration: datetime | None
+    task_version: str | None
+    flow_run_run_count: int
+    empirical_policy: dict[str, Any]
+    task_inputs: dict[str, Any]
+    tags: list[str]
+    labels: dict[str, Any] | None
+
+
+@dataclass(slots=True, kw_only=True)
+class SubflowRuns:
+    """Whether a flow run has this task run as its parent."""
+
+    exists_: bool | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class TaskRunFilter:
+    """Which task runs; a field that is not given tests nothing.
+
+    Prefect's oddity: `flow_run_id=Reference()`, with nothing in it, means "has a flow run".
+    """
+
+    id: AnyOf | None = None
+    name: Name | None = None
+    tags: Tags | None = None
+    state: StateFilter | None = None
+    start_time: Time | None = None
+    end_time: Time | None = None
+    expected_start_time: Time | None = None
+    subflow_runs: SubflowRuns | None = None
+    flow_run_id: Reference | None = None
+    operator: Operator = "and_"
+
+
+class TaskRunSort(Enum):
+    """How `find` orders task runs: NULL is smallest, and the id decides between equals."""
+
+    ID_DESC = "id DESC"
+    EXPECTED_START_TIME_ASC = "expected_start_time ASC NULLS FIRST, id ASC"
+    EXPECTED_START_TIME_DESC = "expected_start_time DESC NULLS LAST, id DESC"
+    NAME_ASC = "name ASC, id ASC"
+    NAME_DESC = "name DESC, id DESC"
+    NEXT_SCHEDULED_START_TIME_ASC = "next_scheduled_start_time ASC NULLS FIRST, id ASC"
+    END_TIME_DESC = "end_time DESC NULLS LAST, id DESC"
+
+
+def create(
+    db: Queryable,
+    name: str,
+    task_key: str,
+    dynamic_key: str,
+    *,
+    flow_run_id: UUID | None = None,
+    state: State | None = None,
+    id: UUID | None = None,
+    cache_key: str | None = None,
+    cache_expiration: datetime | None = None,
+    task_version: str | None = None,
+    empirical_policy: Mapping[str, Any] | None = None,
+    task_inputs: Mapping[str, Any] | None = None,
+    tags: Sequence[str] = (),
+    labels: Mapping[str, Any] | None = None,
+) -> TaskRun:
+    """The task run with this flow run, task key and dynamic key: a new one, in `state` if that is
+    given, or the one that is there, unchanged.
+
+    Raises:
+        UniqueViolation: Another task run has this id.
+        ForeignKeyViolation: There is no such flow run.
+        BadValue: A value cannot be stored.
+    """
+    now = datetime.now(UTC)
+    with db.transaction() as txn:
+        columns = StateColumns(empirical_policy=complete_policy(empirical_policy, TASK_RUN_POLICY))
+        run = TaskRun(
+            id=id or uuid7(),
+            created=now,
+            updated=now,
+            name=name,
+            state_type=None,
+            state_name=None,
+            state_timestamp=None,
+            state_id=None,
+            run_count=0,
+            expected_start_time=None,
+            next_scheduled_start_time=None,
+            start_time=None,
+            end_time=None,
+            total_run_time=timedelta(),
+            flow_run_id=flow_run_id,
+            task_key=task_key,
+            dynamic_key=dynamic_key,
+            cache_key=cache_key,
+            cache_expiration=cache_expiration,
+            task_version=task_version,
+            flow_run_run_count=0,
+            empirical_policy=columns.empirical_policy,
+            task_inputs=dict(task_inputs or {}),
+            tags=list(tags),
+            labels=_labels(txn, flow_run_id, labels),
+        )
+        if flow_run_id is None:
+            # NULLs never conflict: without a flow run, uniqueness is looked up.
+            existing = _by_natural_key(txn, None, task_key, dynamic_key)
+            if existing is not None:
+                return existing
+        created = txn.row(
+            f"INSERT INTO task_run ({TaskRun.columns}) VALUES ({TaskRun.marks})"
+            " ON CONFLICT (flow_run_id, task_key, dynamic_key) DO NOTHING"
+            f" RETURNING {TaskRun.columns}",
+            run.params(),
+            into=TaskRun,
+        )
+        if created is None:
+            existing = _by_natural_key(txn, flow_run_id, task_key, dynamic_key)
+            if existing is None:
+                raise SerializationFailure("the task run was deleted meanwhile")
+            return existing
+        if state is None:
+            return created
+        _enter(txn, created.id, columns, state, flow_run_id=flow_run_id, taken=False)
+        return _write(txn, created.id, columns)
+
+
+def get(db: Queryable, task_run_id: UUID, *, for_update: bool = False) -> TaskRun | None:
+    """The task run with this id, or None.
+
+    With `for_update`, inside a transaction, nobody else changes it until that ends.
+    """
+    lock = db.dialect.pick(sqlite="", postgres=" FOR UPDATE") if for_update else ""
+    return db.row(
+        f"SELECT {TaskRun.columns} FROM task_run WHERE id = ?{lock}", (task_run_id,), into=TaskRun
+    )
+
+
+def find(
+    db: Queryable,
+    filter: TaskRunFilter | None = None,
+    *,
+    sort: TaskRunSort = TaskRunSort.ID_DESC,
+    limit: int | None = 200,
+    offset: int = 0,
+) -> list[TaskRun]:
+    """The task runs that the filter lets through, a page of them."""
+    where = _where(db, filter)
+    return db.rows(
+        f"SELECT {TaskRun.columns} FROM task_run{where.sql} ORDER BY {sort.value} LIMIT ? OFFSET ?",
+        (*where.params, *page(limit, offset)),
+        into=TaskRun,
+    )
+
+
+def count(db: Queryable, filter: TaskRunFilter | None = None) -> int:
+    """How many task runs the filter lets through."""
+    where = _where(db, filter)
+    return int(db.value(f"SELECT count(*) FROM task_run{where.sql}", where.params))
+
+
+def count_by_state(
+    db: Queryable, filter: TaskRunFilter | None = None
+) -> dict[StateType | None, int]:
+    """How many of them are in each type of state; None is for those without a state."""
+    where = _where(db, filter)
+    return run_states.count_by_state(db, "task_run", where)
+
+
+def delete(db: Queryable, task_run_id: UUID) -> None:
+    """Delete a task run with its states; a subflow's run stays, without its parent.
+
+    Raises:
+        NotFound: There is no such task run.
+    """
+    if not db.execute("DELETE FROM task_run WHERE id = ?", (task_run_id,)):
+        raise NotFound(f"no task run {task_run_id}")
+
+
+def history(db: Queryable, task_run_id: UUID) -> list[State]:
+    """The states of a task run, oldest first; none if there is no such run."""
+    return run_states.history(db, "task_run", task_run_id)
+
+
+def set_state(db: Queryable, task_run_id: UUID, state: State) -> State:
+    """Put a task run into a state: the state's row and all columns that follow from it.
+
+    Which transitions are allowed is the caller's to decide; see `get(..., for_update=True)`.
+
+    Returns:
+        The state as stored: its time is moved by microseconds if the run has one of that time.
+
+    Raises:
+        NotFound: There is no such task run.
+        UniqueViolation: Another state has this id.
+    """
+    with db.transaction() as txn:
+        lock = db.dialect.pick(sqlite="", postgres=" FOR UPDATE OF r")
+        run = txn.row(
+            f"SELECT {StateColumns.columns}, flow_run_id, EXISTS (SELECT 1 FROM task_run_state AS s"
+            " WHERE s.task_run_id = r.id AND s.timestamp = ?) AS taken"
+            f" FROM task_run AS r WHERE id = ?{lock}",
+            (state.timestamp, task_run_id),
+            into=_Locked,
+        )
+        if run is None:
+            raise NotFound(f"no task run {task_run_id}")
+        stored = _enter(txn, task_run_id, run, state, flow_run_id=run.flow_run_id, taken=run.taken)
+        _write(txn, task_run_id, run)
+        return stored
+
+
+@dataclass(slots=True)
+class _Locked(StateColumns):
+    flow_run_id: UUID | None = None
+    taken: bool = False
+
+
+def _enter(
+    txn: Queryable,
+    task_run_id: UUID,
+    columns: StateColumns,
+    state: State,
+    *,
+    flow_run_id: UUID | None,
+    taken: bool,
+) -> State:
+    ids = {"flow_run_id": flow_run_id, "task_run_id": task_run_id}
+    return run_states.enter(
+        txn, "task_run", task_run_id, columns, state, details=ids, artifact_of=ids, taken=taken
+    )
+
+
+def _write(txn: Queryable, task_run_id: UUID, columns: StateColumns) -> TaskRun:
+    run = txn.row(
+        f"UPDATE task_run SET {run_states.ASSIGNMENTS}, updated = {txn.dialect.clock}"
+        f" WHERE id = ? RETURNING {TaskRun.columns}",
+        (*run_states.derived(columns), task_run_id),
+        into=TaskRun,
+    )
+    if run is None:
+        raise NotFound(f"no task run {task_run_id}")
+    return run
+
+
+def _labels(
+    txn: Queryable, flow_run_id: UUID | None, labels: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    if flow_run_id is None:
+        return dict(labels or {})
+    row = txn.row("SELECT labels FROM flow_run WHERE id = ?", (flow_run_id,))
+    inherited = (row and row.json("labels")) or {}
+    return {**inherited, "prefect.flow-run.id": str(flow_run_id), **(labels or {})}
+
+
+def _by_natural_key(
+    txn: Queryable, flow_run_id: UUID | None, task_key: str, dynamic_key: str
+) -> TaskRun | None:
+    same = "flow_run_id = ?" if flow_run_id else "flow_run_id IS NULL"
+    rows = txn.rows(
+        f"SELECT {TaskRun.columns} FROM task_run WHERE {same} AND task_key = ?"
+        " AND dynamic_key = ? ORDER BY id LIMIT 1",
+        (*([flow_run_id] if flow_run_id else []), task_key, dynamic_key),
+        into=TaskRun,
+    )
+    return rows[0] if rows else None
+
+
+def _where(db: Queryable, filter: TaskRunFilter | None) -> Where:
+    filter = filter or TaskRunFilter()
+    where = Where(db.dialect, filter.operator)
+    where.among("id", "uuid", filter.id)
+    where.name("name", filter.name)
+    where.tags("tags", filter.tags)
+    where.state(filter.state)
+    where.time("start_time", filter.start_time)
+    where.time("end_time", filter.end_time)
+    where.time("expected_start_time", filter.expected_start_time)
+    if filter.subflow_runs is not None and filter.subflow_runs.exists_ is not None:
+        exists = "EXISTS" if filter.subflow_runs.exists_ else "NOT EXISTS"
+        where.add(
+            f"{exists} (SELECT 1 FROM flow_run AS f WHERE f.parent_task_run_id = task_run.id)"
+        )
+    reference = filter.flow_run_id
+    if reference is not None and reference.any_ is None:
+        where.null("flow_run_id", bool(reference.is_null_))
+    elif reference is not None:
+        where.among("flow_run_id", "uuid", AnyOf(any_=reference.any_))
+    return where
