@@ -49,7 +49,8 @@ def _refuse_constant(word: str) -> Any:
 
 _encode_json = json.JSONEncoder(allow_nan=False).encode
 _decode_json = json.JSONDecoder(parse_constant=_refuse_constant).decode
-_LONG_NUMBER: Final = re.compile(r"\d{19}")
+_LONG_NUMBER: Final = re.compile("[0-9]{19}").search
+_THREE_DIGITS: Final = re.compile("[0-9]{3}").search
 
 
 def dump_json(value: Any) -> str:
@@ -88,7 +89,8 @@ def load_json(text: str) -> Any:
     Raises:
         BadValue: The text is no JSON.
     """
-    if len(text) < 19 or not _LONG_NUMBER.search(text):
+    # A run of 19 digits has three in a row of every sixth character: that is quick to rule out.
+    if len(text) < 19 or not _THREE_DIGITS(text[::6]) or not _LONG_NUMBER(text):
         try:
             return orjson.loads(text)
         except orjson.JSONDecodeError:
