@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -343,11 +344,10 @@ def show(db: Backend) -> None:
     print("\nFlow runs")
     for run in flow_runs.find(db, sort=flow_runs.FlowRunSort.EXPECTED_START_TIME_ASC):
         history = flow_runs.history(db, run.id)
-        steps = [f"{a.name} {ms(b.timestamp - a.timestamp)}" for a, b in zip(history, history[1:])]
+        steps = [f"{a.name} {ms(b.timestamp - a.timestamp)}" for a, b in pairwise(history)]
+        path = " > ".join([*steps, history[-1].name])
         took = ms(states.estimated_run_time(run, now))
-        print(
-            f"  {names[run.flow_id]:22} {run.name:22} {' > '.join([*steps, history[-1].name])}  (ran {took})"
-        )
+        print(f"  {names[run.flow_id]:22} {run.name:22} {path}  (ran {took})")
     print("\nTask runs")
     for kind, number in sorted(task_runs.count_by_state(db).items(), key=str):
         print(f"  {kind or 'no state':12} {number:4}")

@@ -30,7 +30,7 @@ class Lending(Generic[T]):
     one's, for the same throughput.
 
     Attributes:
-        size: How many items there are.
+        items: The items there are.
         acquires, waited, timeouts: Items lent, seconds waited and callers that gave up, since
             the start.
     """
@@ -40,7 +40,7 @@ class Lending(Generic[T]):
         self._free = list(items)
         self._queue: deque[_Turn[T]] = deque()
         self._holders: dict[int, int] = {}
-        self.size = len(items)
+        self.items = list(items)
         self.acquires = 0
         self.waited = 0.0
         self.timeouts = 0
@@ -48,7 +48,7 @@ class Lending(Generic[T]):
     @property
     def in_use(self) -> int:
         """Items that are lent now."""
-        return self.size - len(self._free)
+        return len(self.items) - len(self._free)
 
     @property
     def waiting(self) -> int:
@@ -119,7 +119,7 @@ class Lending(Generic[T]):
         """Take out, for good, the items that are not lent."""
         with self._mutex:
             taken, self._free = self._free, []
-            self.size -= len(taken)
+            self.items = [item for item in self.items if item not in taken]
             return taken
 
     def _forget(self, turn: _Turn[T] | None, item: T | None) -> None:

@@ -41,9 +41,12 @@ Names = Callable[[], tuple[str, ...]]
 class SQLiteConnection:
     """One sqlite3 connection in autocommit mode (`isolation_level=None`)."""
 
-    def __init__(self, native: sqlite3.Connection, busy_timeout: float) -> None:
+    def __init__(
+        self, native: sqlite3.Connection, busy_timeout: float, *, read_only: bool = False
+    ) -> None:
         self.native = native
         self._busy_timeout = busy_timeout
+        self._read_only = self._refuses_writes = read_only
         self._deadline: float | None = None
         self._stopped_by: BaseException | None = None
         native.set_progress_handler(self._watch().__next__, _WATCH_STEPS)
@@ -117,16 +120,28 @@ class SQLiteConnection:
             if short:
                 self._run(f"PRAGMA busy_timeout = {int(self._busy_timeout * 1000)}")
 
+        if read_only and not self._refuses_writes:
+            # `:memory:` has one connection for readers and writers.
+            self._run("PRAGMA query_only = ON")
+            self._refuses_writes = True
+
     def commit(self) -> None:
         if not self.native.in_transaction:
             raise TransactionAborted("the transaction was rolled back by a trigger or an error")
         self._run("COMMIT")
-        self._deadline = None
+        self._ended()
 
     def rollback(self) -> None:
         self._deadline = None
         if self.native.in_transaction:
             self._run("ROLLBACK")
+        self._ended()
+
+    def _ended(self) -> None:
+        self._deadline = None
+        if self._refuses_writes and not self._read_only:
+            self._run("PRAGMA query_only = OFF")
+            self._refuses_writes = False
 
     @property
     def in_transaction(self) -> bool:
@@ -164,6 +179,7 @@ class HostConnection(SQLiteConnection):
     def __init__(self, native: sqlite3.Connection) -> None:
         self.native = native
         self._busy_timeout = 5.0
+        self._read_only = self._refuses_writes = False
         self._deadline = None
         self._stopped_by = None
 
@@ -220,7 +236,7 @@ def open_connection(settings: Settings, *, read_only: bool = False) -> SQLiteCon
         raise ConfigurationError(
             f"{settings.path}: {error}; name a file that can be opened"
         ) from error
-    connection = SQLiteConnection(native, options["busy_timeout"])
+    connection = SQLiteConnection(native, options["busy_timeout"], read_only=read_only)
     try:
         _prepare(connection, settings, read_only=read_only)
     except BaseException:
@@ -282,6 +298,11 @@ class SQLitePool:
             except BaseException:
                 self.close()
                 raise
+        self._lent_by = {
+            connection: lending
+            for lending in (self._writers, self._readers)
+            for connection in lending.items
+        }
 
     def acquire(self, purpose: Purpose) -> Connection:
         if purpose == "snapshot" and not self._memory:
@@ -312,25 +333,31 @@ class SQLitePool:
         return connection
 
     def release(self, connection: Connection) -> None:
-        with self._mutex:
-            snapshot = connection in self._snapshots
-            close = self._closed
-            if snapshot:
-                self._snapshots.discard(connection)
-                close = close or len(self._spares) >= _SPARES
-                if not close:
-                    self._spares.append(connection)
-        if close:
+        lending = self._lent_by.get(connection)
+        if lending is None:
+            self._release_snapshot(connection)
+            return
+        if self._closed:
             connection.close()
-        if not snapshot:
-            self._writers.release(connection)
-            if self._readers is not self._writers:
-                self._readers.release(connection)
+        lending.release(connection)
+
+    def _release_snapshot(self, connection: Connection) -> None:
+        with self._mutex:
+            if connection not in self._snapshots:
+                return
+            self._snapshots.discard(connection)
+            keep = len(self._spares) < _SPARES and not self._closed
+            if keep:
+                self._spares.append(connection)
+        if not keep:
+            connection.close()
 
     def stats(self) -> Stats:
         lendings = list({self._writers, self._readers})
         return Stats(
-            size=sum(each.size for each in lendings) + len(self._spares) + len(self._snapshots),
+            size=sum(len(each.items) for each in lendings)
+            + len(self._spares)
+            + len(self._snapshots),
             in_use=sum(each.in_use for each in lendings) + len(self._snapshots),
             waiting=sum(each.waiting for each in lendings),
             acquires=sum(each.acquires for each in lendings) + self._opened,
