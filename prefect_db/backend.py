@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
@@ -198,6 +199,11 @@ class Backend(Queryable):
             yield connection
         finally:
             self._release(connection)
+
+    def __del__(self) -> None:
+        if not getattr(self, "_closed", True) and self._pid == os.getpid():
+            warnings.warn(f"{self!r} was never closed", ResourceWarning, stacklevel=2)
+            self.close()
 
     def _check(self) -> None:
         if self._pid != os.getpid():

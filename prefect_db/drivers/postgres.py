@@ -34,7 +34,10 @@ from prefect_db.errors import (
 from prefect_db.tokens import Statement
 
 MINIMUM_VERSION: Final = 14
-IDLE_BEFORE_CHECK: Final = 1.0
+# Seconds: connections idle for longer are checked; callers of an idle pool wait no longer before
+# they look whether the server is there.
+_IDLE: Final = 1.0
+_PATIENCE: Final = 2.0
 
 Names = Callable[[], tuple[str, ...]]
 Native = psycopg.Connection[tuple[Any, ...]]
@@ -197,7 +200,7 @@ def _names(cursor: psycopg.Cursor[Any] | RawServerCursor[Any]) -> Names:
 
 
 class _PooledConnection(psycopg.Connection[tuple[Any, ...]]):
-    """Knows when it was last used, and where failures to connect are noted."""
+    """Knows its wrapper, and when it was last given back."""
 
     wrapper: PostgresConnection | None = None
     used_at: float = 0.0
@@ -211,6 +214,7 @@ class PostgresPool:
         self._settings = settings
         self._timeout = options["pool_timeout"]
         self._broken = 0
+        self._lent: set[_PooledConnection] = set()
         self._pool = psycopg_pool.ConnectionPool(
             settings.url,
             connection_class=_PooledConnection,
@@ -227,37 +231,40 @@ class PostgresPool:
         self._pool.open()
 
     def acquire(self, purpose: Purpose) -> Connection:
-        try:
-            native = self._pool.getconn()
-        except psycopg_pool.PoolTimeout:
-            raise self._no_connection() from None
-        except psycopg_pool.PoolClosed as error:
-            raise BackendClosed("close() was called") from error
+        deadline = time.monotonic() + self._timeout
+        # With none in use it is not the pool that keeps us waiting: find out soon.
+        native = self._getconn(self._timeout if self._lent else min(self._timeout, _PATIENCE))
+        if native is None and not self._lent:
+            connect(self._settings, self._parameters).close()
+            native = self._getconn(max(deadline - time.monotonic(), _PATIENCE))
+        if native is None:
+            stats = self.stats()
+            error = PoolTimeout(f"no connection within {self._timeout:g} s; {stats}")
+            error.stats = stats
+            raise error
+        self._lent.add(native)
         if native.wrapper is None:
             native.wrapper = PostgresConnection(native)
         return native.wrapper
 
-    def _no_connection(self) -> Error:
-        """Why none came in time: all in use, or the server does not let us in."""
-        stats = self.stats()
-        if stats.in_use == 0:
-            try:
-                connect(self._settings, self._parameters).close()
-            except Unavailable as error:
-                return error
-        timeout = PoolTimeout(f"no connection within {self._timeout:g} s; {stats}")
-        timeout.stats = stats
-        return timeout
+    def _getconn(self, timeout: float) -> _PooledConnection | None:
+        try:
+            return self._pool.getconn(timeout)
+        except psycopg_pool.PoolTimeout:
+            return None
+        except psycopg_pool.PoolClosed as error:
+            raise BackendClosed("close() was called") from error
 
     def release(self, connection: Connection) -> None:
         native = connection.native
-        native.used_at = time.monotonic()
-        if native.closed:
-            self._broken += 1
-        self._pool.putconn(native)
+        if native in self._lent:
+            native.used_at = time.monotonic()
+            self._broken += native.closed
+            self._pool.putconn(native)
+            self._lent.discard(native)
 
     def _check(self, native: _PooledConnection) -> None:
-        if time.monotonic() - native.used_at > IDLE_BEFORE_CHECK:
+        if time.monotonic() - native.used_at > _IDLE:
             self._pool.check_connection(native)
 
     def stats(self) -> Stats:
