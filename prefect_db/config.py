@@ -23,8 +23,13 @@ DEFAULTS: Final = Options(
 )
 
 _URL: Final = re.compile(r"([a-z][a-z0-9_.-]*)(?:\+[a-z0-9_]+)?://(.*)", re.IGNORECASE | re.DOTALL)
-_USER_PASSWORD: Final = re.compile(r"(://[^:@/?#]*:)(.*)(@)", re.DOTALL)
-_QUERY_PASSWORD: Final = re.compile(r"([?&](?:ssl)?password=)[^&]*", re.IGNORECASE)
+_HOST: Final = r"(?:[\w.%-]*|\[[\w:.%]*\])(?::\d*)?"
+_PLACE: Final = re.compile(rf"{_HOST}(?:,{_HOST})*(?:/.*)?", re.DOTALL)
+_HARMLESS: Final = re.compile(r"[\w./\\ -]*")
+_SHOWN_PARAMETERS: Final = frozenset(
+    "application_name connect_timeout dbname host hostaddr options port service sslmode"
+    " target_session_attrs user".split()
+)
 _FORMS: Final = (
     "sqlite:///relative/path, sqlite:////absolute/path, :memory: or"
     " postgresql://user:password@host:5432/database"
@@ -51,19 +56,24 @@ def _from_environment(environment: Mapping[str, str], options: Options) -> Setti
     url = environment.get("PREFECT_DATABASE_URL", "")
     if backend and backend not in BACKENDS:
         raise ConfigurationError(
-            f"PREFECT_DATABASE_BACKEND is {backend!r}; it takes {listing(list(BACKENDS))}"
+            f"PREFECT_DATABASE_BACKEND is {mask(backend)!r}; it takes {listing(list(BACKENDS))}"
         )
     if backend == "postgres" and not url:
         raise ConfigurationError(
             "PREFECT_DATABASE_BACKEND is 'postgres' and PREFECT_DATABASE_URL is not set; set it to"
             " postgresql://user:password@host:5432/database"
         )
+    if "://" in path:
+        raise ConfigurationError(
+            f"PREFECT_DATABASE_PATH is {mask(path)!r}; it takes a file's path, and a URL belongs"
+            " into PREFECT_DATABASE_URL"
+        )
     if not url:
-        return Settings("sqlite", "", path, _sqlite_url(path), options)
+        return _sqlite(path, options)
     settings = _from_url("PREFECT_DATABASE_URL", url, options)
     if backend == "sqlite" and settings.scheme != "sqlite":
-        return Settings("sqlite", "", path, _sqlite_url(path), options)
-    if backend == "postgres" and settings.scheme == "sqlite":
+        return _sqlite(path, options)
+    if backend == "postgres" and settings.scheme != "postgresql":
         raise ConfigurationError(
             f"PREFECT_DATABASE_BACKEND is 'postgres' and PREFECT_DATABASE_URL is {settings.masked};"
             " it takes postgresql://user:password@host:5432/database"
@@ -71,32 +81,63 @@ def _from_environment(environment: Mapping[str, str], options: Options) -> Setti
     return settings
 
 
-def _sqlite_url(path: str) -> str:
-    return path if path == ":memory:" else f"sqlite:///{path}"
+def _sqlite(path: str, options: Options) -> Settings:
+    masked = path if path == ":memory:" else f"sqlite:///{path}"
+    return Settings("PREFECT_DATABASE_PATH", "sqlite", "", path, masked, options)
 
 
 def _from_url(name: str, url: str, options: Options) -> Settings:
     if url == ":memory:":
-        return Settings("sqlite", "", url, url, options)
+        return Settings(name, "sqlite", "", url, url, options)
     masked = mask(url)
     parts = _URL.fullmatch(url)
     if parts is None:
         raise ConfigurationError(f"{name} is {masked!r}, which is no URL; it takes {_FORMS}")
     scheme, rest = parts[1].lower(), parts[2]
     if scheme in ("postgres", "postgresql"):
-        return Settings("postgresql", f"postgresql://{rest}", "", masked, options)
+        _check_hosts(name, masked, rest)
+        return Settings(name, "postgresql", f"postgresql://{rest}", "", masked, options)
     path, question, _ = rest.partition("?")
     if scheme == "sqlite" and (question or (path and not path.startswith("/"))):
         raise ConfigurationError(
             f"{name} is {masked!r}; a SQLite URL has three slashes before a relative path, four"
             " before an absolute one, and no host or query: sqlite:///relative/path"
         )
-    return Settings(scheme, url, path.removeprefix("/") or ":memory:", masked, options)
+    return Settings(name, scheme, url, path.removeprefix("/") or ":memory:", masked, options)
+
+
+def _check_hosts(name: str, masked: str, rest: str) -> None:
+    """Refuse what libpq would take for a host or port, and tell, though it is of a password."""
+    authority = re.split("[/?]", rest, maxsplit=1)[0]
+    credentials, _, hosts = authority.rpartition("@")
+    if "@" in credentials or not _PLACE.fullmatch(hosts):
+        raise ConfigurationError(
+            f"{name} is {masked}, which is no PostgreSQL URL; it takes"
+            " postgresql://user:password@host:5432/database, with a number as port and special"
+            " characters of the password percent-encoded"
+        )
 
 
 def mask(url: str) -> str:
-    """The URL with its passwords replaced by ***."""
-    return _QUERY_PASSWORD.sub(r"\1***", _USER_PASSWORD.sub(r"\1***\3", url))
+    """The URL without anything that may be a password, or a part of one that is misplaced."""
+    parts = _URL.fullmatch(url)
+    if parts is None:
+        return url if url == ":memory:" or _HARMLESS.fullmatch(url) else "***"
+    scheme = url.partition("://")[0]
+    head, question, query = parts[2].partition("?")
+    credentials, at, place = head.rpartition("@")
+    if "@" in query or "/" in credentials or not _PLACE.fullmatch(place):
+        return f"{scheme}://***"
+    user, colon, _ = credentials.partition(":")
+    shown = "&".join(_mask_parameter(parameter) for parameter in query.split("&"))
+    return f"{scheme}://{user}{colon and ':***'}{at}{place}{question}{shown if question else ''}"
+
+
+def _mask_parameter(parameter: str) -> str:
+    name = parameter.partition("=")[0]
+    if name in _SHOWN_PARAMETERS:
+        return parameter
+    return f"{name}=***" if name in ("password", "sslpassword") else "***"
 
 
 def _check_options(options: Options) -> Options:

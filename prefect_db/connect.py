@@ -7,9 +7,9 @@ from typing import Any, Unpack
 
 from prefect_db import config, drivers
 from prefect_db.backend import Backend
-from prefect_db.drivers.base import Driver, Options
+from prefect_db.drivers.base import Driver, Options, Settings
 from prefect_db.drivers.sqlite import SQLiteDriver
-from prefect_db.errors import UsageError
+from prefect_db.errors import ConfigurationError, UsageError
 from prefect_db.migrate import prepare
 from prefect_db.transaction import HostTransaction
 
@@ -49,7 +49,7 @@ def connect(
         SchemaError: Prefect manages the database, and it lacks what our SQL needs.
     """
     settings = config.load(url, options)
-    backend = Backend(driver or drivers.find(settings.scheme), settings)
+    backend = Backend(driver or _driver_of(settings), settings)
     if migrate:
         try:
             prepare(backend)
@@ -57,6 +57,14 @@ def connect(
             backend.close()
             raise
     return backend
+
+
+def _driver_of(settings: Settings) -> Driver:
+    try:
+        return drivers.find(settings.scheme)
+    except ConfigurationError as error:
+        message = f"{settings.source} is {settings.masked}; {error.message}"
+        raise ConfigurationError(message) from error.__cause__
 
 
 def wrap(connection: Any, *, driver: Driver | None = None) -> HostTransaction:

@@ -66,7 +66,7 @@ class MultipleRows(UsageError):
     """the statement gave more than one row; use rows(), or narrow it to one."""
 
 
-class UnknownColumn(UsageError, LookupError):
+class UnknownColumn(UsageError, IndexError, KeyError):
     """name a column that the statement selects, once."""
 
 
@@ -233,6 +233,7 @@ _SQLSTATES: dict[str, type[Error]] = {
     "21": ProgrammingError,
     "22": BadValue,
     "23": ConstraintError,
+    "23001": ForeignKeyViolation,
     "23502": NotNullViolation,
     "23503": ForeignKeyViolation,
     "23505": UniqueViolation,
@@ -249,6 +250,8 @@ _SQLSTATES: dict[str, type[Error]] = {
     "3D": Unavailable,
     "3F": SchemaError,
     "40": SerializationFailure,
+    "40002": ConstraintError,
+    "40003": CommitUnknown,
     "40P01": Deadlock,
     "42": ProgrammingError,
     "42P01": SchemaError,
@@ -278,6 +281,7 @@ _SQLITE_CODES: dict[int, type[Error]] = {
     11: StorageError,
     13: StorageError,
     14: Unavailable,
+    15: Busy,
     17: SchemaError,
     18: BadValue,
     19: ConstraintError,
@@ -297,8 +301,9 @@ _SQLITE_CODES: dict[int, type[Error]] = {
 
 _MISSING_IN_SQLITE = re.compile(r"no such (table|column|index)|has no column named")
 _FAILED_COLUMNS = re.compile(r"constraint failed: (\w+)\.\w+(?:, \w+\.\w+)*")
-_FAILED_CHECK = re.compile(r"CHECK constraint failed: (\w+)")
-_KEY_DETAIL = re.compile(r"\(((?:\w+|\"[^\"]+\")(?:, (?:\w+|\"[^\"]+\"))*)\)=")
+_FAILED_NAMED = re.compile(r"(?:CHECK constraint failed: (\w+)|.* failed: index '(.+)')", re.DOTALL)
+_KEY_DETAIL = re.compile(r"Key \(((?:\w+|\"[^\"]+\")(?:, (?:\w+|\"[^\"]+\"))*)\)=")
+_QUOTED_VALUES = re.compile(r'".*"', re.DOTALL)
 
 
 def from_sqlite(
@@ -315,8 +320,8 @@ def from_sqlite(
         if columns := _FAILED_COLUMNS.search(message):
             error.table = columns[1]
             error.columns = tuple(re.findall(r"\w+\.(\w+)", columns[0]))
-        elif check := _FAILED_CHECK.search(message):
-            error.constraint = check[1]
+        elif named := _FAILED_NAMED.fullmatch(message):
+            error.constraint = named[1] or named[2]
     return error
 
 
@@ -344,18 +349,19 @@ def from_sqlstate(
         kind = QueryTimeout
     if kind is BadValue:
         # 'invalid input syntax for type uuid: "the value"': the value is the caller's secret.
-        message = message.partition(': "')[0]
+        message = _QUOTED_VALUES.sub('"..."', message)
     error = kind(message, sql=sql, code=sqlstate)
     error.position = position
     if isinstance(error, ConstraintError):
         error.constraint = constraint
         error.table = table
-        error.columns = (column,) if column else _key_columns(detail)
+        keyed = sqlstate in ("23503", "23505")
+        error.columns = (column,) if column else _key_columns(detail if keyed else None)
     return error
 
 
 def _key_columns(detail: str | None) -> tuple[str, ...]:
-    found = _KEY_DETAIL.search(detail or "")
+    found = _KEY_DETAIL.match(detail or "")
     return tuple(name.strip('"') for name in found[1].split(", ")) if found else ()
 
 

@@ -21,6 +21,9 @@ T = TypeVar("T")
 
 Column = int | str
 
+# What reading a value that is something else may raise.
+_UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, BadValue)
+
 
 class Row(Sequence[Any]):
     """One row: `row[0]`, `row["name"]`, or a typed accessor.
@@ -77,7 +80,7 @@ class Row(Sequence[Any]):
             return None
         try:
             return read(value)
-        except (ValueError, TypeError, AttributeError, BadValue) as error:
+        except _UNREADABLE as error:
             raise BadValue(
                 f"column {column!r} holds a {type(value).__name__} that cannot be read as"
                 f" {read.__name__.removeprefix('read_')}"
@@ -89,11 +92,11 @@ class Row(Sequence[Any]):
 
     def int(self, column: Column) -> int | None:
         """As an integer."""
-        return self._read(column, int)
+        return self._read(column, values.read_int)
 
     def float(self, column: Column) -> float | None:
         """As a float."""
-        return self._read(column, float)
+        return self._read(column, values.read_float)
 
     def bool(self, column: Column) -> bool | None:
         """As a truth value: SQLite stores 0 and 1."""
@@ -173,7 +176,12 @@ class Record:
 
     def __init_subclass__(cls) -> None:
         bases = [base for base in reversed(cls.__mro__) if base not in (Record, object)]
-        names = [name for base in bases for name in inspect.get_annotations(base)]
+        names = dict.fromkeys(
+            name
+            for base in bases
+            for name, annotation in inspect.get_annotations(base).items()
+            if "ClassVar" not in str(annotation)
+        )
         cls.columns = ", ".join(names)
         cls.marks = ", ".join("?" * len(names))
 
@@ -212,7 +220,7 @@ class Converter:
         one = self._one
         try:
             return [one(*row) for row in rows]
-        except (ValueError, TypeError, KeyError, AttributeError, BadValue) as error:
+        except _UNREADABLE as error:
             raise self._explained(rows) from error
 
     def _explained(self, rows: list[tuple[Any, ...]]) -> BadValue:
@@ -220,7 +228,7 @@ class Converter:
             for (name, read), value in zip(self._parts.items(), row, strict=True):
                 try:
                     read(value)
-                except (ValueError, TypeError, KeyError, AttributeError, BadValue):
+                except _UNREADABLE:
                     return BadValue(
                         f"column {name} holds a {type(value).__name__} that"
                         f" {self._record.__name__}.{name} cannot take"
@@ -242,7 +250,7 @@ def converter(record: type[Any], dialect: Dialect) -> Converter:
 # do takes 1.3 times as long (see the benchmarks).
 _SQLITE_EXPRESSIONS = {
     UUID: "read_uuid({v})",
-    datetime: "fromisoformat({v} + '+00:00')",
+    datetime: "fromisoformat({v} + '+00:00') if len({v}) > 18 else read_datetime({v})",
     timedelta: "read_timedelta({v})",
     bool: "{v} != 0",
     bytes: "{v}",
@@ -256,15 +264,23 @@ _POSTGRES_EXPRESSIONS = {
     bool: "{v}",
 }
 _PLAIN = (str, int, float)
+# A sum, say, is a numeric of PostgreSQL; and SQLite's columns take any kind of number.
+_NUMBERS = {
+    int: "{v} if type({v}) is int else read_int({v})",
+    float: "{v} if type({v}) is float else read_float({v})",
+}
 
 
 def _compile(
     record: type[Any], dialect: Dialect
 ) -> tuple[Callable[..., Any], dict[str, Callable[[Any], Any]]]:
-    if not dataclasses.is_dataclass(record):
-        raise UsageError(f"into={record.__name__} is no dataclass")
-    hints = typing.get_type_hints(record)
-    names = [field.name for field in dataclasses.fields(record) if field.init]
+    if not isinstance(record, type) or not dataclasses.is_dataclass(record):
+        raise UsageError(f"into={record!r} is no dataclass")
+    try:
+        hints = typing.get_type_hints(record)
+    except NameError as error:
+        raise UsageError(f"{record.__name__} has a field of an unknown type: {error}") from error
+    fields = [field for field in dataclasses.fields(record) if field.init]
     scope: dict[str, Any] = {
         "record": record,
         "UTC": UTC,
@@ -273,31 +289,48 @@ def _compile(
         "read_datetime": values.read_datetime,
         "read_timedelta": values.read_timedelta,
         "read_json": values.read_json,
+        "read_int": values.read_int,
+        "read_float": values.read_float,
+        "missing": _missing,
+    }
+    table: dict[Any, str] = {
+        **dialect.pick(sqlite=_SQLITE_EXPRESSIONS, postgres=_POSTGRES_EXPRESSIONS),
+        **_NUMBERS,
+        str: "{v}",
     }
     expressions = {}
-    for name in names:
-        kind, optional = _kind(record, name, hints[name])
+    for at, field in enumerate(fields):
+        kind, optional = _kind(record, field.name, hints[field.name])
+        v = f"v{at}"
         if isinstance(kind, type) and issubclass(kind, Enum):
-            scope[f"enum_{name}"] = {member.value: member for member in kind}
-            expression = f"enum_{name}[{name}]"
-        elif kind in _PLAIN:
-            expression = name
+            scope[f"enum{at}"] = {member.value: member for member in kind}
+            expression = f"enum{at}[{v}]"
         else:
-            table = dialect.pick(sqlite=_SQLITE_EXPRESSIONS, postgres=_POSTGRES_EXPRESSIONS)
-            expression = table[kind].format(v=name)
-        if optional and expression != name:
-            expression = f"None if {name} is None else {expression}"
-        expressions[name] = expression
-    arguments = ", ".join(names)
-    one = eval(f"lambda {arguments}: record({', '.join(expressions.values())})", scope)
-    parts = {name: eval(f"lambda {name}: {code}", scope) for name, code in expressions.items()}
+            expression = table[kind].format(v=v)
+        if not optional:
+            expression = f"({expression}) if {v} is not None else missing()"
+        elif expression != v:
+            expression = f"None if {v} is None else {expression}"
+        expressions[field.name] = expression
+    variables = ", ".join(f"v{at}" for at in range(len(fields)))
+    values_ = ", ".join(
+        f"{field.name}={expressions[field.name]}" if field.kw_only else expressions[field.name]
+        for field in fields
+    )
+    one = eval(f"lambda {variables}: record({values_})", scope)
+    parts = {
+        name: eval(f"lambda v{at}: {expression}", scope)
+        for at, (name, expression) in enumerate(expressions.items())
+    }
     return one, parts
+
+
+def _missing() -> None:
+    raise TypeError("NULL in a field that is not optional")
 
 
 def _kind(record: type[Any], name: str, hint: Any) -> tuple[Any, bool]:
     """The column's kind (Any for JSON), and whether it may be NULL."""
-    if hint is Any:
-        return Any, True
     optional = False
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         members = [member for member in typing.get_args(hint) if member is not type(None)]
@@ -305,6 +338,8 @@ def _kind(record: type[Any], name: str, hint: Any) -> tuple[Any, bool]:
         hint = members[0] if len(members) == 1 else hint
     if typing.get_origin(hint) in (dict, list) or hint in (dict, list):
         return Any, optional
+    if hint is Any:
+        return Any, True
     known = (*_PLAIN, UUID, datetime, timedelta, bool, bytes)
     if hint in known or (isinstance(hint, type) and issubclass(hint, Enum)):
         return hint, optional

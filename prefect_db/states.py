@@ -206,10 +206,11 @@ TASK_RUN_POLICY: Final[dict[str, Any]] = {
 
 def complete_policy(given: Mapping[str, Any] | None, defaults: Mapping[str, Any]) -> dict[str, Any]:
     """A run's empirical_policy with all keys, in Prefect's order; sets become lists."""
-    return {
-        key: sorted(value) if isinstance(value, (set, frozenset)) else value
-        for key, value in {**defaults, **(given or {})}.items()
-    }
+    policy = {**defaults, **(given or {})}
+    for key, value in policy.items():
+        if isinstance(value, (set, frozenset, list)):
+            policy[key] = list(value) if isinstance(value, list) else sorted(value)
+    return policy
 
 
 @dataclass(slots=True)

@@ -44,12 +44,13 @@ _TAG: Final = r"(?:[A-Za-z_\x80-\U0010ffff][A-Za-z0-9_\x80-\U0010ffff]*+)?"
 SQLITE_TOKENS: Final = re.compile(
     rf"""
       (?P<word>     {_WORD} )
-    | (?P<number>   \d\w*+ )
+    | (?P<number>   [0-9]\w*+ )
     | (?P<quoted>   '[^']*+' | "[^"]*+" | `[^`]*+` | \[[^\]]*+\] )
     | (?P<comment>  --[^\n]*+ | /\*.*?\*/ )
-    | (?P<native>   \?\d+ | [:@$][\w$]+ )
+    | (?P<native>   \?[0-9]+ | [:@$][A-Za-z0-9_$\x80-\U0010ffff]+ )
     | (?P<literal>  \?\? )
     | (?P<mark>     \? )
+    | (?P<paren>    [()] )
     | (?P<end>      ; )
     | (?P<open>     ['"`[] | /\* )
     """,
@@ -61,16 +62,17 @@ _ESCAPED: Final = r"[^'\\]*+(?:(?:\\.|'')[^'\\]*+)*+'"
 _NEXT_LINE: Final = r"(?:[ \t\f\v]|--[^\n\r]*+)*+[\n\r](?:[ \t\n\r\f\v]|--[^\n\r]*+(?:[\n\r]|$))*+'"
 POSTGRES_TOKENS: Final = re.compile(
     rf"""
-      (?P<quoted>   [eE]'{_ESCAPED}(?:{_NEXT_LINE}{_ESCAPED})*+ | '[^']*+' | "[^"]*+"
+      (?P<quoted>   [eE]'{_ESCAPED}(?:{_NEXT_LINE}{_ESCAPED})*+(?!{_NEXT_LINE}) | '[^']*+' | "[^"]*+"
                   | \$(?P<tag>{_TAG})\$.*?\$(?P=tag)\$ )
     | (?P<openE>    [eE]' )
     | (?P<word>     {_WORD} )
-    | (?P<number>   \d\w*+ )
+    | (?P<number>   [0-9]\w*+ )
     | (?P<comment>  --[^\n\r]*+ )
     | (?P<nested>   /\* )
-    | (?P<native>   \$\d+ )
+    | (?P<native>   \$[0-9]+ )
     | (?P<literal>  \?\? )
     | (?P<mark>     \? )
+    | (?P<paren>    [()] )
     | (?P<end>      ; )
     | (?P<open>     ['"] | \${_TAG}\$ )
     """,
@@ -79,9 +81,11 @@ POSTGRES_TOKENS: Final = re.compile(
 _COMMENT_EDGE: Final = re.compile(r"/\*|\*/")
 _JOINS: Final = re.compile(r"[\w$\x80-\U0010ffff]")
 
-_READING: Final = frozenset({"select", "values", "explain", "show"})
 _WRITING: Final = frozenset({"insert", "update", "delete", "replace", "merge", "into"})
-_ROUTINES: Final = frozenset({"function", "procedure", "trigger"})
+_ROUTINE: Final = re.compile(
+    "create (or replace )?(temp |temporary |constraint )?(function|procedure|trigger) "
+)
+_LONGEST_BEGINNING: Final = len("create or replace constraint procedure ")
 
 
 def tokens(pattern: re.Pattern[str], sql: str) -> Iterator[Token]:
@@ -157,7 +161,10 @@ def compile_statement(sql: str, pattern: re.Pattern[str], *, numbered: bool) -> 
     if not words:
         raise ProgrammingError("there is no statement in this SQL", sql=sql)
     text = "".join(pieces) + sql[copied:] if pieces else sql
-    reads = words[0] in _READING or (words[0] == "with" and _WRITING.isdisjoint(words))
+    if words[0] in ("select", "values", "show"):
+        reads = "into" not in words
+    else:
+        reads = words[0] in ("with", "explain") and _WRITING.isdisjoint(words)
     return Statement(sql, text, count, reads)
 
 
@@ -170,25 +177,33 @@ def split_script(script: str, pattern: re.Pattern[str]) -> list[tuple[int, str]]
         ProgrammingError: A quote, a comment or a BEGIN is never closed.
     """
     statements: list[tuple[int, str]] = []
-    words: list[str] = []
+    words = ""
     begin: int | None = None
-    depth = previous = 0
+    depth = parentheses = previous = 0
     for kind, start, end, text in tokens(pattern, script):
         if begin is None:
             operators = script[previous:start].lstrip()
             if operators or kind not in ("comment", "end"):
                 begin = start - len(operators)
         previous = end
-        if kind == "end" and depth == 0:
+        if kind == "end" and depth == 0 and parentheses == 0:
             if begin is not None:
                 statements.append((begin, script[begin:start].rstrip()))
-            begin, words = None, []
-        elif kind == "word":
-            words.append(text.lower())
-            if words[0] == "create" and _ROUTINES.intersection(words[:6]):
-                depth += (words[-1] in ("begin", "case")) - (words[-1] == "end")
-    if depth:
+            begin, words, parentheses = None, "", 0
+        elif kind == "paren":
+            parentheses = max(parentheses + (1 if text == "(" else -1), 0)
+        # `new.end` is a column.
+        elif kind == "word" and script[start - 1 : start] != ".":
+            word = text.lower()
+            if len(words) < _LONGEST_BEGINNING:
+                words += f"{word} "
+            if _ROUTINE.match(words):
+                depth += (word in ("begin", "case")) - (word == "end")
+    if depth > 0:
         raise ProgrammingError("a BEGIN without its END", sql=script)
+    rest = script[previous:].lstrip()
+    if begin is None and rest:
+        begin = len(script) - len(rest)
     if begin is not None:
         statements.append((begin, script[begin:].rstrip()))
     return statements

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
+from weakref import WeakSet
 
 from prefect_db.dialect import Dialect
 from prefect_db.drivers.base import Connection, Isolation, Result
@@ -58,7 +59,7 @@ class _Scope(Queryable):
         self._deadline: float | None = None
         self._thread = 0
         self._inner: _Scope | None = None
-        self._streams: list[Generator[Any, None, None]] = []
+        self._streams: WeakSet[Generator[Any, None, None]] = WeakSet()
 
     @property
     def dialect(self) -> Dialect:
@@ -131,7 +132,7 @@ class _Scope(Queryable):
         values = self._dialect.bind(statement, params)
         connection = self._ready(sql)
         stream = self._stream(connection.stream(statement, values, batch), sql, into)
-        self._streams.append(stream)
+        self._streams.add(stream)
         return stream
 
     def _stream(
@@ -174,9 +175,8 @@ class _Scope(Queryable):
         return Savepoint(self)
 
     def _end_streams(self) -> None:
-        for stream in self._streams:
+        for stream in list(self._streams):
             stream.close()
-        self._streams.clear()
 
     def _forget(self) -> None:
         if self._inner is not None:

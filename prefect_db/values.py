@@ -177,10 +177,8 @@ def to_uuid(value: Any) -> UUID:
     Raises:
         BadValue: It is neither.
     """
-    if isinstance(value, UUID):
-        return value
     try:
-        return UUID(value)
+        return read_uuid(value)
     except (ValueError, TypeError, AttributeError) as error:
         raise BadValue(f"a {type(value).__name__} that is no UUID") from error
 
@@ -192,8 +190,17 @@ def datetime_text(value: datetime) -> str:
 
 def timedelta_text(value: timedelta) -> str:
     """As SQLite stores it: the duration added to the Unix epoch."""
+    return _after_epoch(value).isoformat(" ", "microseconds")
+
+
+def _bind_timedelta(value: timedelta) -> timedelta:
+    _after_epoch(value)
+    return value
+
+
+def _after_epoch(value: timedelta) -> datetime:
     try:
-        return (_EPOCH + value).isoformat(" ", "microseconds")
+        return _EPOCH + value
     except OverflowError as error:
         raise BadValue("a duration that no datetime holds when added to 1970") from error
 
@@ -232,7 +239,7 @@ POSTGRES_CODECS: Final[dict[type, Codec]] = {
     **_COMMON,
     UUID: _itself,
     datetime: as_utc,
-    timedelta: _itself,
+    timedelta: _bind_timedelta,
     Decimal: _bind_decimal,
 }
 
@@ -244,13 +251,15 @@ _UNKNOWN_SAFETY: Final = UUID(int=0).is_safe
 
 def read_uuid(value: Any) -> UUID:
     """The UUID of a stored one. Sets the slots itself: the constructor takes twice as long."""
-    if type(value) is UUID:
+    if isinstance(value, UUID):
         return value
     digits = value.replace("-", "")
-    if len(digits) != 32:
+    number = bytes.fromhex(digits)
+    # fromhex passes over white space.
+    if len(number) != 16 or len(digits) != 32:
         raise ValueError("a UUID has 32 digits")
     result: UUID = _new_uuid(UUID)
-    _set_uuid_int(result, int(digits, 16))
+    _set_uuid_int(result, int.from_bytes(number))
     _set_uuid_safe(result, _UNKNOWN_SAFETY)
     return result
 
@@ -258,6 +267,9 @@ def read_uuid(value: Any) -> UUID:
 def read_datetime(value: Any) -> datetime:
     """The aware datetime, in UTC, of a stored one."""
     if type(value) is str:
+        # A date alone would take the zone for its time.
+        if len(value) < 19:
+            raise ValueError("a time has at least seconds")
         return datetime.fromisoformat(value + "+00:00")
     result: datetime = value
     return result if result.tzinfo is UTC else as_utc(result)
@@ -266,6 +278,8 @@ def read_datetime(value: Any) -> datetime:
 def read_timedelta(value: Any) -> timedelta:
     """The duration of a stored one; a number is one of seconds (Prefect's own default is 0)."""
     if type(value) is str:
+        if len(value) < 19:
+            raise ValueError("a duration is a time after 1970")
         return datetime.fromisoformat(value) - _EPOCH
     if isinstance(value, timedelta):
         return value
@@ -284,14 +298,33 @@ def read_json(value: Any) -> Any:
     return load_json(value) if type(value) is str else value
 
 
+def read_int(value: Any) -> int:
+    """The integer of a stored number, or of the text of one."""
+    number = int(value)
+    if type(value) is not str and number != value:
+        raise ValueError("a number that is no integer")
+    return number
+
+
+def read_float(value: Any) -> float:
+    """The float of a stored number, or of the text of one."""
+    return float(value)
+
+
 def read_bool(value: Any) -> bool:
-    """True for what is not zero."""
-    return bool(value)
+    """True for a number that is not zero."""
+    if not isinstance(value, (int, float)):
+        raise TypeError("a truth value is a number")
+    return value != 0
 
 
 def read_bytes(value: Any) -> bytes:
     """The bytes of a stored value; of a text, its UTF-8."""
-    return value.encode() if isinstance(value, str) else bytes(value)
+    if isinstance(value, str):
+        return value.encode()
+    if not isinstance(value, (bytes, bytearray, memoryview)):
+        raise TypeError("neither bytes nor text")
+    return bytes(value)
 
 
 def read_text(value: Any) -> str:

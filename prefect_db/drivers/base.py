@@ -39,15 +39,17 @@ class Settings:
     """Where the database is, and all options.
 
     Attributes:
+        source: What the settings were read from, for messages: a variable, or the URL.
         scheme: The URL's scheme without a `+driver` suffix.
         url: The URL as the driver takes it; it may hold a password, so it is in no repr.
         path: The file of an engine that has one, or `:memory:`.
         masked: The URL without its password, for messages.
     """
 
+    source: str
     scheme: str
     url: str = field(repr=False)
-    path: str
+    path: str = field(repr=False)
     masked: str
     options: Options
 

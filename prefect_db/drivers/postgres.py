@@ -269,10 +269,9 @@ class PostgresPool:
 
     def stats(self) -> Stats:
         counted = self._pool.get_stats()
-        size = counted.get("pool_size", 0)
         return Stats(
-            size=size,
-            in_use=size - counted.get("pool_available", 0),
+            size=counted.get("pool_size", 0),
+            in_use=len(self._lent),
             waiting=counted.get("requests_waiting", 0),
             acquires=counted.get("requests_num", 0),
             waited_seconds=counted.get("requests_wait_ms", 0) / 1000,
@@ -296,6 +295,10 @@ def connect(settings: Settings, parameters: dict[str, Any]) -> Native:
     """
     try:
         return psycopg.Connection.connect(settings.url, **parameters)
+    except psycopg.ProgrammingError as error:
+        raise ConfigurationError(
+            f"{settings.source} is {settings.masked}, which is no PostgreSQL URL: {error}"
+        ) from error
     except psycopg.OperationalError as error:
         reason = " ".join(str(error).split())
         raise Unavailable(f"{settings.masked}: {reason}", code=error.sqlstate) from error
@@ -333,9 +336,9 @@ def _parameters(settings: Settings) -> dict[str, Any]:
     except psycopg.ProgrammingError:
         # libpq's message may quote a part of the password.
         raise ConfigurationError(
-            f"PREFECT_DATABASE_URL {settings.masked} is no PostgreSQL URL; write"
+            f"{settings.source} is {settings.masked}, which is no PostgreSQL URL; it takes"
             " postgresql://user:password@host:5432/database, with special characters of the"
-            " password percent-encoded"
+            " password percent-encoded, and the parameters of libpq"
         ) from None
     parameters: dict[str, Any] = {"autocommit": True, "context": _ADAPTERS}
     if options["pgbouncer"]:

@@ -410,10 +410,13 @@ def make_file(path: str) -> None:
         return
     try:
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        reason: object = error.strerror if isinstance(error, OSError) else error
         folder = Path(path).absolute().parent
-        reason = f"the folder {folder} does not exist" if not folder.is_dir() else error.strerror
+        if isinstance(error, OSError) and not folder.is_dir():
+            reason = f"the folder {folder} does not exist"
         raise ConfigurationError(
-            f"the SQLite file {path} cannot be opened ({reason}); PREFECT_DATABASE_PATH or the URL"
-            " must name a file in a folder that exists and can be written"
+            f"the SQLite file {path if path.isprintable() else repr(path)} cannot be opened"
+            f" ({reason}); PREFECT_DATABASE_PATH or the URL must name a file in a folder that"
+            " exists and can be written"
         ) from error
