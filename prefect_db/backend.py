@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import time
@@ -96,7 +97,7 @@ class Backend(Queryable):
         statement's error was swallowed (nothing was saved), CommitUnknown if the connection broke
         during COMMIT, and Retryable ones; see `run`.
         """
-        if timeout is not None and not timeout > 0:
+        if timeout is not None and not 0 < timeout < math.inf:
             raise UsageError(f"timeout={timeout}; it is a number of seconds above 0")
         if isolation not in (None, "read committed", "repeatable read", "serializable"):
             raise UsageError(
@@ -163,13 +164,7 @@ class Backend(Queryable):
         try:
             yield connection.native
         finally:
-            try:
-                connection.rollback()
-            except Error:
-                connection.close()
-                raise
-            finally:
-                self._release(connection)
+            self._release(connection)
 
     def close(self) -> None:
         """Close all connections; one that is in use, when its user is done. Twice is no error."""
@@ -220,6 +215,6 @@ class Backend(Queryable):
         try:
             self._pool.release(connection)
         except BaseException:
-            # A KeyboardInterrupt at its entry; giving back twice is no error.
-            self._pool.release(connection)
+            # A KeyboardInterrupt, which may have come before anything was done.
+            self._pool.release(connection, again=True)
             raise

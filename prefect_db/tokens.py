@@ -47,7 +47,7 @@ SQLITE_TOKENS: Final = re.compile(
     | (?P<number>   [0-9]\w*+ )
     | (?P<quoted>   '[^']*+' | "[^"]*+" | `[^`]*+` | \[[^\]]*+\] )
     | (?P<comment>  --[^\n]*+ | /\*.*?\*/ )
-    | (?P<native>   \?[0-9]+ | [:@$][A-Za-z0-9_$\x80-\U0010ffff]+ )
+    | (?P<native>   \?[0-9]+ | [:@$\#][A-Za-z0-9_$\x80-\U0010ffff]+ )
     | (?P<literal>  \?\? )
     | (?P<mark>     \? )
     | (?P<paren>    [()] )
@@ -62,8 +62,8 @@ _ESCAPED: Final = r"[^'\\]*+(?:(?:\\.|'')[^'\\]*+)*+'"
 _NEXT_LINE: Final = r"(?:[ \t\f\v]|--[^\n\r]*+)*+[\n\r](?:[ \t\n\r\f\v]|--[^\n\r]*+(?:[\n\r]|$))*+'"
 POSTGRES_TOKENS: Final = re.compile(
     rf"""
-      (?P<quoted>   [eE]'{_ESCAPED}(?:{_NEXT_LINE}{_ESCAPED})*+(?!{_NEXT_LINE}) | '[^']*+' | "[^"]*+"
-                  | \$(?P<tag>{_TAG})\$.*?\$(?P=tag)\$ )
+      (?P<quoted>   [eE]'{_ESCAPED}(?:{_NEXT_LINE}{_ESCAPED})*+(?!{_NEXT_LINE})
+                  | '[^']*+' | "[^"]*+" | \$(?P<tag>{_TAG})\$.*?\$(?P=tag)\$ )
     | (?P<openE>    [eE]' )
     | (?P<word>     {_WORD} )
     | (?P<number>   [0-9]\w*+ )

@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 from weakref import WeakSet
@@ -25,7 +25,7 @@ from prefect_db.errors import (
     UsageError,
 )
 from prefect_db.queryable import Queryable
-from prefect_db.row import Row, column_index, converter
+from prefect_db.row import Row, Rows, column_index, converter
 from prefect_db.tokens import Statement
 
 T = TypeVar("T")
@@ -59,7 +59,7 @@ class _Scope(Queryable):
         self._deadline: float | None = None
         self._thread = 0
         self._inner: _Scope | None = None
-        self._streams: WeakSet[Generator[Any, None, None]] = WeakSet()
+        self._streams: WeakSet[_Stream] = WeakSet()
 
     @property
     def dialect(self) -> Dialect:
@@ -77,14 +77,17 @@ class _Scope(Queryable):
             if self.status is Status.NEW:
                 raise UsageError("not begun; write `with db.transaction() as txn:`", sql=sql)
             raise TransactionClosed(f"the transaction is {self.status.value}", sql=sql)
-        if self._thread != threading.get_ident():
-            raise OutOfOrder("used from another thread than the one that began it", sql=sql)
-        if self._inner is not None:
-            raise OutOfOrder("used while a transaction inside it is open", sql=sql)
+        self._check_order(sql)
         if self._deadline is not None and time.monotonic() > self._deadline:
             self.status = Status.FAILED
             raise QueryTimeout("the transaction's time is over", sql=sql)
         return connection
+
+    def _check_order(self, sql: str | None) -> None:
+        if self._thread != threading.get_ident():
+            raise OutOfOrder("used from another thread than the one that began it", sql=sql)
+        if self._inner is not None:
+            raise OutOfOrder("used while a transaction inside it is open", sql=sql)
 
     def _run(self, sql: str, params: Sequence[Any]) -> Result:
         statement = self._dialect.compile(sql)
@@ -130,33 +133,10 @@ class _Scope(Queryable):
             raise BadValue(f"batch={batch}; it is a number of rows, at least 1")
         statement = self._dialect.compile(sql)
         values = self._dialect.bind(statement, params)
-        connection = self._ready(sql)
-        stream = self._stream(connection.stream(statement, values, batch), sql, into)
+        batches = self._ready(sql).stream(statement, values, batch)
+        stream = _Stream(self, batches, sql, into)
         self._streams.add(stream)
         return stream
-
-    def _stream(
-        self,
-        batches: Iterator[tuple[Callable[[], tuple[str, ...]], list[tuple[Any, ...]]]],
-        sql: str,
-        into: Any,
-    ) -> Generator[Any, None, None]:
-        while True:
-            self._ready(sql)
-            try:
-                names, rows = next(batches, (tuple, []))
-            except BaseException:
-                self.status = Status.FAILED
-                raise
-            if not rows:
-                return
-            if into is None:
-                index = column_index(names())
-                yield from (Row(row, index) for row in rows)
-            else:
-                convert = converter(into, self._dialect)
-                convert.check(sql, names)
-                yield from convert.many(rows)
 
     def transaction(
         self,
@@ -185,6 +165,50 @@ class _Scope(Queryable):
         self._connection = None
 
 
+class _Stream(Iterator[Any]):
+    """What `stream` gives. Not a generator: one that is closed would end as if all were read."""
+
+    def __init__(
+        self,
+        scope: _Scope,
+        batches: Iterator[tuple[Callable[[], tuple[str, ...]], list[tuple[Any, ...]]]],
+        sql: str,
+        into: Any,
+    ) -> None:
+        self._scope = scope
+        self._batches = batches
+        self._sql = sql
+        self._into = into
+        self._made: Iterator[Any] = iter(())
+
+    def __next__(self) -> Any:
+        for made in self._made:
+            self._scope._ready(self._sql)
+            return made
+        self._made = iter(self._next_batch())
+        return next(self._made)
+
+    def _next_batch(self) -> Sequence[Any]:
+        scope = self._scope
+        scope._ready(self._sql)
+        try:
+            names, rows = next(self._batches, (tuple, []))
+        except BaseException:
+            scope.status = Status.FAILED
+            raise
+        if self._into is None or not rows:
+            return Rows(rows, column_index(names()))
+        convert = converter(self._into, scope.dialect)
+        convert.check(self._sql, names)
+        return convert.many(rows)
+
+    def close(self) -> None:
+        """Let go of the cursor."""
+        close = getattr(self._batches, "close", None)
+        if close is not None:
+            close()
+
+
 class _Block(_Scope):
     """A scope that is a context manager and ends with its block."""
 
@@ -192,8 +216,7 @@ class _Block(_Scope):
         """Undo and leave, on purpose: what is used of it afterwards raises TransactionClosed."""
         if self.status not in (Status.ACTIVE, Status.FAILED):
             self._ready()
-        if self._inner is not None:
-            raise OutOfOrder("rolled back while a transaction inside it is open")
+        self._check_order(None)
         self._undo()
 
     def __exit__(
@@ -297,25 +320,19 @@ class Transaction(_Block):
         finally:
             self._close(status)
 
-    def _roll_back_quietly(self, connection: Connection) -> None:
-        try:
-            connection.rollback()
-        except Error as error:
-            logger.warning("rollback failed: %s", error)
-
     def _close(self, status: Status) -> None:
         connection = self._connection
         self._connection = None
         self.status = status
         if connection is not None:
-            if connection.in_transaction:
-                self._roll_back_quietly(connection)
             self._release(connection)
 
     def __del__(self) -> None:
         if getattr(self, "_connection", None) is not None:
-            warnings.warn(f"{self!r} was never ended; rolled back", ResourceWarning, stacklevel=2)
-            self._abandon()
+            try:
+                warnings.warn(f"{self!r} was never ended", ResourceWarning, stacklevel=2)
+            finally:
+                self._abandon()
 
 
 class Savepoint(_Block):

@@ -31,7 +31,7 @@ def find(scheme: str) -> Driver:
             own: Driver = getattr(import_module(module), name)()
             return own
         driver: Driver = _entry(scheme).load()()
-    except ImportError as error:
+    except (ImportError, AttributeError) as error:
         hint = "; install prefect-db[binary], or libpq" if scheme == "postgresql" else ""
         raise ConfigurationError(
             f"the driver for {scheme}:// cannot be imported: {error}{hint}"

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol, TypedDict
 
 from prefect_db.dialect import Dialect
+from prefect_db.errors import Error
 from prefect_db.tokens import Statement
 
 Isolation = Literal["read committed", "repeatable read", "serializable"]
@@ -120,11 +121,24 @@ class Connection(Protocol):
     def in_transaction(self) -> bool:
         """True while the engine has a transaction open."""
 
+    @property
+    def closed(self) -> bool:
+        """True when it was closed, or is known to be broken."""
+
     def interrupt(self) -> None:
         """Cancel the running statement, from another thread."""
 
     def close(self) -> None:
         """Close it; closing twice is no error."""
+
+
+def clean(connection: Connection) -> None:
+    """For pools: undo what is open on a connection that is given back; close it if that fails."""
+    try:
+        if connection.in_transaction:
+            connection.rollback()
+    except Error:
+        connection.close()
 
 
 class Pool(Protocol):
@@ -138,8 +152,13 @@ class Pool(Protocol):
             Unavailable: The database cannot be reached.
         """
 
-    def release(self, connection: Connection) -> None:
-        """Give it back, clean or not: what is open on it is rolled back."""
+    def release(self, connection: Connection, *, again: bool = False) -> None:
+        """Give it back, clean or not: what is open on it is rolled back.
+
+        Args:
+            connection: What was borrowed, in this thread or another.
+            again: After a call that was interrupted: only if this thread still has it.
+        """
 
     def stats(self) -> Stats:
         """The statistics now."""

@@ -88,7 +88,8 @@ class Lending(Generic[T]):
                 self.waited += time.monotonic() - started
                 item = turn.item
                 if item is None:
-                    self._queue.remove(turn)
+                    if turn in self._queue:
+                        self._queue.remove(turn)
                     self.timeouts += not in_time
                     return None
                 self._holders[id(item)] = me
@@ -99,7 +100,7 @@ class Lending(Generic[T]):
             raise
 
     def release(self, item: T) -> None:
-        """Give an item back. Any thread may do so; twice is no error."""
+        """Give an item back. Any thread may do so; what is not lent stays where it is."""
         key = id(item)
         with self._mutex:
             if key not in self._holders:
@@ -115,9 +116,22 @@ class Lending(Generic[T]):
                 self._free += (item,)
                 del self._holders[key]
 
-    def take_free(self) -> list[T]:
-        """Take out, for good, the items that are not lent."""
+    def held_by_caller(self, item: T) -> bool:
+        """True if this thread holds the item."""
+        return self._holders.get(id(item)) == threading.get_ident()
+
+    def replace(self, item: T, other: T) -> None:
+        """Put another item into the place of one that is lent."""
         with self._mutex:
+            self._holders[id(other)] = self._holders.pop(id(item))
+            self.items[self.items.index(item)] = other
+
+    def take_free(self) -> list[T]:
+        """Take out, for good, the items that are not lent; who waits for one gets None."""
+        with self._mutex:
+            for turn in self._queue:
+                turn.gate.release()
+            self._queue.clear()
             taken, self._free = self._free, []
             self.items = [item for item in self.items if item not in taken]
             return taken

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
@@ -17,7 +18,16 @@ from psycopg.rows import tuple_row
 from psycopg.types.string import TextLoader
 
 from prefect_db.dialect import POSTGRES, Dialect
-from prefect_db.drivers.base import Connection, Isolation, Pool, Purpose, Result, Settings, Stats
+from prefect_db.drivers.base import (
+    Connection,
+    Isolation,
+    Pool,
+    Purpose,
+    Result,
+    Settings,
+    Stats,
+    clean,
+)
 from prefect_db.errors import (
     BackendClosed,
     BadValue,
@@ -38,6 +48,7 @@ MINIMUM_VERSION: Final = 14
 # they look whether the server is there.
 _IDLE: Final = 1.0
 _PATIENCE: Final = 2.0
+_LONGEST_TIMEOUT: Final = 2**31 - 1  # milliseconds, about 24 days
 
 Names = Callable[[], tuple[str, ...]]
 Native = psycopg.Connection[tuple[Any, ...]]
@@ -47,10 +58,14 @@ _ADAPTERS: Final = AdaptersMap(psycopg.adapters)
 _ADAPTERS.register_loader("json", TextLoader)
 _ADAPTERS.register_loader("jsonb", TextLoader)
 
-# Times come back in UTC and durations in the one form that psycopg reads, whatever the server's
-# settings; and a filter's plan is made for its values (a generic one was 48 times slower).
+# Times come back in UTC and durations in the one form that psycopg reads, and the isolation is
+# what we say, whatever the server's settings; and a filter's plan is made for its values (a
+# generic one was 48 times slower).
 _FIRST_OPTIONS: Final = "-c plan_cache_mode=force_custom_plan"
-_LAST_OPTIONS: Final = "-c TimeZone=UTC -c IntervalStyle=postgres -c DateStyle=ISO"
+_LAST_OPTIONS: Final = (
+    "-c TimeZone=UTC -c IntervalStyle=postgres -c DateStyle=ISO"
+    r" -c default_transaction_isolation=read\ committed"
+)
 _PGBOUNCER_SESSION: Final = (
     "SET TimeZone TO 'UTC'; SET IntervalStyle TO 'postgres'; SET DateStyle TO 'ISO'"
 )
@@ -99,9 +114,8 @@ class PostgresConnection:
                 while rows := cursor.fetchmany(batch):
                     yield _names(cursor), rows
             finally:
-                # After an error the cursor is gone with the transaction.
-                if self.native.pgconn.transaction_status == TransactionStatus.INTRANS:
-                    cursor.close()
+                # After an error this sends nothing: the cursor is gone with the transaction.
+                cursor.close()
         except (psycopg.Error, UnicodeError) as error:
             raise self._error(error, statement.sql) from error
 
@@ -111,10 +125,13 @@ class PostgresConnection:
         sql = f"BEGIN ISOLATION LEVEL {level} {'READ ONLY' if read_only else 'READ WRITE'}"
         if timeout is not None:
             # LOCAL: a plain SET would stay for the connection's next user.
-            sql += f"; SET LOCAL statement_timeout = {max(1, int(timeout * 1000))}"
+            milliseconds = min(max(1, int(timeout * 1000)), _LONGEST_TIMEOUT)
+            sql += f"; SET LOCAL statement_timeout = {milliseconds}"
         self._run(sql)
 
     def commit(self) -> None:
+        if self.native.pgconn.transaction_status == TransactionStatus.IDLE:
+            raise TransactionAborted("a statement has ended the transaction", sql="COMMIT")
         try:
             tag = self._run("COMMIT")
         except Unavailable as error:
@@ -133,6 +150,10 @@ class PostgresConnection:
             TransactionStatus.INERROR,
             TransactionStatus.ACTIVE,
         )
+
+    @property
+    def closed(self) -> bool:
+        return self.native.closed
 
     def interrupt(self) -> None:
         self.native.cancel_safe(timeout=5.0)
@@ -214,7 +235,7 @@ class PostgresPool:
         self._settings = settings
         self._timeout = options["pool_timeout"]
         self._broken = 0
-        self._lent: set[_PooledConnection] = set()
+        self._lent: dict[_PooledConnection, int] = {}
         self._pool = psycopg_pool.ConnectionPool(
             settings.url,
             connection_class=_PooledConnection,
@@ -242,7 +263,7 @@ class PostgresPool:
             error = PoolTimeout(f"no connection within {self._timeout:g} s; {stats}")
             error.stats = stats
             raise error
-        self._lent.add(native)
+        self._lent[native] = threading.get_ident()
         if native.wrapper is None:
             native.wrapper = PostgresConnection(native)
         return native.wrapper
@@ -255,13 +276,18 @@ class PostgresPool:
         except psycopg_pool.PoolClosed as error:
             raise BackendClosed("close() was called") from error
 
-    def release(self, connection: Connection) -> None:
-        native = connection.native
-        if native in self._lent:
-            native.used_at = time.monotonic()
-            self._broken += native.closed
-            self._pool.putconn(native)
-            self._lent.discard(native)
+    def release(self, connection: Connection, *, again: bool = False) -> None:
+        native: _PooledConnection = connection.native
+        holder = self._lent.get(native)
+        if holder is None or (again and holder != threading.get_ident()):
+            return
+        clean(connection)
+        native.used_at = time.monotonic()
+        self._broken += native.closed
+        self._pool.putconn(native)
+        # Another thread may have it by now.
+        if self._lent.get(native) == holder:
+            del self._lent[native]
 
     def _check(self, native: _PooledConnection) -> None:
         if time.monotonic() - native.used_at > _IDLE:

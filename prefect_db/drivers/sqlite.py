@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import Any, Final
 
 from prefect_db.dialect import SQLITE, Dialect
-from prefect_db.drivers.base import Connection, Isolation, Pool, Purpose, Result, Settings, Stats
+from prefect_db.drivers.base import (
+    Connection,
+    Isolation,
+    Pool,
+    Purpose,
+    Result,
+    Settings,
+    Stats,
+    clean,
+)
 from prefect_db.drivers.lending import Lending
 from prefect_db.errors import (
     BackendClosed,
@@ -23,6 +32,7 @@ from prefect_db.errors import (
     PoolTimeout,
     QueryTimeout,
     TransactionAborted,
+    Unavailable,
     UsageError,
     from_sqlite,
 )
@@ -73,20 +83,29 @@ class SQLiteConnection:
                 stop = 1
 
     def execute(self, statement: Statement, values: Sequence[Any]) -> Result:
+        native = self.native
         try:
+            before = 0 if statement.reads else native.total_changes
             cursor = self._cursor().execute(statement.text, values)
             rows = cursor.fetchall()
+            if statement.reads or native.total_changes == before:
+                count = 0
+            elif (count := cursor.rowcount) < 0:
+                # sqlite3 counts only for statements that begin with INSERT, UPDATE or DELETE.
+                count = native.execute("SELECT changes()").fetchone()[0]
         except (sqlite3.Error, OverflowError, UnicodeError) as error:
             raise self._error(error, statement.sql) from error
-        count = cursor.rowcount
-        return Result(rows, count if count > 0 and not statement.reads else 0, _names(cursor))
+        return Result(rows, count, _names(cursor))
 
     def executemany(self, statement: Statement, rows: Sequence[Sequence[Any]]) -> int:
         try:
+            before = self.native.total_changes
             cursor = self._cursor().executemany(statement.text, rows)
+            changed = self.native.total_changes - before
         except (sqlite3.Error, OverflowError, UnicodeError) as error:
             raise self._error(error, statement.sql) from error
-        return max(cursor.rowcount, 0)
+        # sqlite3 does not count where there is a WITH or RETURNING.
+        return cursor.rowcount if cursor.rowcount > 0 else changed
 
     def stream(
         self, statement: Statement, values: Sequence[Any], batch: int
@@ -133,6 +152,8 @@ class SQLiteConnection:
 
     def rollback(self) -> None:
         self._deadline = None
+        if self.closed:
+            raise Unavailable("the connection was closed")
         if self.native.in_transaction:
             self._run("ROLLBACK")
         self._ended()
@@ -145,7 +166,17 @@ class SQLiteConnection:
 
     @property
     def in_transaction(self) -> bool:
-        return self.native.in_transaction
+        try:
+            return self.native.in_transaction
+        except sqlite3.ProgrammingError:
+            return False
+
+    @property
+    def closed(self) -> bool:
+        try:
+            return self.native.total_changes < 0
+        except sqlite3.ProgrammingError:
+            return True
 
     def interrupt(self) -> None:
         self.native.interrupt()
@@ -290,6 +321,7 @@ class SQLitePool:
         self._spares: list[Connection] = []
         self._snapshots: set[Connection] = set()
         self._opened = 0
+        self._broken = 0
         self._closed = False
         self._writers = self._readers = Lending([open_(False)])
         if not self._memory:
@@ -307,15 +339,34 @@ class SQLitePool:
     def acquire(self, purpose: Purpose) -> Connection:
         if purpose == "snapshot" and not self._memory:
             return self._acquire_snapshot()
+        self._check_open()
         lending = self._readers if purpose == "read" else self._writers
         connection = lending.acquire(self._timeout)
         if connection is None:
+            self._check_open()
             error = PoolTimeout(f"no connection within {self._timeout:g} s; {self.stats()}")
             error.stats = self.stats()
             raise error
-        if self._closed:
+        try:
+            self._check_open()
+            return self._reopened(connection, lending) if connection.closed else connection
+        except BaseException:
             lending.release(connection)
+            raise
+
+    def _check_open(self) -> None:
+        if self._closed:
             raise BackendClosed("close() was called")
+
+    def _reopened(self, closed: Connection, lending: Lending[Connection]) -> Connection:
+        """Another in the place of one that was closed, as after a rollback that failed."""
+        if self._memory:
+            raise Unavailable("the one connection to :memory: was closed, and the data is gone")
+        connection = self._open(lending is not self._writers)
+        lending.replace(closed, connection)
+        with self._mutex:
+            self._lent_by[connection] = self._lent_by.pop(closed)
+            self._broken += 1
         return connection
 
     def _acquire_snapshot(self) -> Connection:
@@ -332,21 +383,23 @@ class SQLitePool:
             self._snapshots.add(connection)
         return connection
 
-    def release(self, connection: Connection) -> None:
+    def release(self, connection: Connection, *, again: bool = False) -> None:
         lending = self._lent_by.get(connection)
         if lending is None:
             self._release_snapshot(connection)
-            return
-        if self._closed:
-            connection.close()
-        lending.release(connection)
+        elif not again or lending.held_by_caller(connection):
+            clean(connection)
+            if self._closed:
+                connection.close()
+            lending.release(connection)
 
     def _release_snapshot(self, connection: Connection) -> None:
         with self._mutex:
             if connection not in self._snapshots:
                 return
             self._snapshots.discard(connection)
-            keep = len(self._spares) < _SPARES and not self._closed
+            clean(connection)
+            keep = len(self._spares) < _SPARES and not self._closed and not connection.closed
             if keep:
                 self._spares.append(connection)
         if not keep:
@@ -363,7 +416,7 @@ class SQLitePool:
             acquires=sum(each.acquires for each in lendings) + self._opened,
             waited_seconds=sum(each.waited for each in lendings),
             timeouts=sum(each.timeouts for each in lendings),
-            broken=0,
+            broken=self._broken,
         )
 
     def close(self) -> None:

@@ -1,0 +1,212 @@
+"""Many threads on one Backend, many processes on one database: no error, and every write there."""
+
+from __future__ import annotations
+
+import faulthandler
+import sys
+import threading
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from types import FrameType
+from typing import Any, Final
+
+import pytest
+
+from prefect_db import Backend, Queryable, Transaction, connect
+from tests.faults import BOUND, end_process, in_process, start_process, until
+
+_THREADS: Final = 8
+_OPERATIONS: Final = 500
+_STEP: Final = 1000
+
+
+@pytest.fixture
+def db(url: str) -> Iterator[Backend]:
+    with connect(url, migrate=False) as db:
+        db.execute("CREATE TABLE item (id bigint NOT NULL PRIMARY KEY, n bigint NOT NULL)")
+        db.execute("INSERT INTO item (id, n) VALUES (-1, 0)")
+        yield db
+        assert db.stats().in_use == 0
+
+
+def test_eight_threads_with_five_hundred_mixed_operations_each(db: Backend) -> None:
+    def work(thread: int) -> list[int]:
+        saved: list[int] = []
+        for key in range(thread * _STEP, thread * _STEP + _OPERATIONS):
+            _OPERATION[key % len(_OPERATION)](db, key, saved)
+        return saved
+
+    with ThreadPoolExecutor(_THREADS) as threads:
+        saved = [key for keys in threads.map(work, range(_THREADS)) for key in keys]
+    assert len(saved) > 2 * _OPERATIONS
+    assert _ids(db) == sorted(saved)
+    counting = sum(
+        _OPERATION[key % len(_OPERATION)] is _count
+        for thread in range(_THREADS)
+        for key in range(thread * _STEP, thread * _STEP + _OPERATIONS)
+    )
+    assert db.value("SELECT n FROM item WHERE id = -1") == counting
+    stats = db.stats()
+    assert (stats.in_use, stats.waiting, stats.timeouts, stats.broken) == (0, 0, 0, 0)
+
+
+def test_a_spike_of_threads(db: Backend) -> None:
+    together = threading.Barrier(200)
+
+    def work(key: int) -> Any:
+        together.wait(BOUND)
+        _insert(db, key)
+        return db.value("SELECT id FROM item WHERE id = ?", (key,))
+
+    with ThreadPoolExecutor(200) as threads:
+        assert list(threads.map(work, range(200))) == list(range(200))
+    assert _ids(db) == list(range(200))
+
+
+@pytest.mark.only("sqlite", "a session of PostgreSQL does not know whose process it serves")
+def test_four_processes_with_four_threads_each(url: str, db: Backend) -> None:
+    processes = [start_process(_work_beside_others, url, str(number)) for number in range(4)]
+    for process in processes:
+        end_process(process)
+    assert _ids(db) == [worker * _STEP + n for worker in range(16) for n in range(200)]
+    assert db.value("SELECT n FROM item WHERE id = -1") == 16 * 200
+
+
+@pytest.mark.only("sqlite", "the pool of PostgreSQL's connections is psycopg's")
+def test_a_transaction_that_is_collected_at_any_moment_stops_nobody(url: str) -> None:
+    """Python's collector runs wherever memory is asked for, also inside the pool's own steps."""
+    in_process(_collect_at_every_moment, url)
+
+
+def _insert(db: Queryable, key: int) -> None:
+    assert db.execute("INSERT INTO item (id, n) VALUES (?, 0)", (key,)) == 1
+
+
+def _ids(db: Queryable) -> list[int]:
+    return [row["id"] for row in db.rows("SELECT id FROM item WHERE id >= 0 ORDER BY id")]
+
+
+def _statement(db: Backend, key: int, saved: list[int]) -> None:
+    _insert(db, key)
+    saved.append(key)
+
+
+def _transaction(db: Backend, key: int, saved: list[int]) -> None:
+    with db.transaction() as txn:
+        assert txn.row("SELECT id FROM item WHERE id = ?", (key,)) is None
+        _insert(txn, key)
+        assert txn.value("SELECT n FROM item WHERE id = ?", (key,)) == 0
+    saved.append(key)
+
+
+def _two_rows(db: Backend, key: int, saved: list[int]) -> None:
+    both = [key, key + _OPERATIONS]
+    assert db.executemany("INSERT INTO item (id, n) VALUES (?, 0)", [(id_,) for id_ in both]) == 2
+    saved.extend(both)
+
+
+def _read_own(db: Backend, key: int, saved: list[int]) -> None:
+    for id_ in saved[-3:]:
+        assert db.value("SELECT id FROM item WHERE id = ?", (id_,)) == id_
+
+
+def _read_all_own(db: Backend, key: int, saved: list[int]) -> None:
+    between = (key // _STEP * _STEP, key // _STEP * _STEP + _STEP - 1)
+    with db.transaction(read_only=True) as txn:
+        rows = txn.stream("SELECT id FROM item WHERE id BETWEEN ? AND ?", between, 50)
+        assert sorted(row["id"] for row in rows) == sorted(saved)
+
+
+def _count(db: Backend, key: int, saved: list[int]) -> None:
+    def work(txn: Transaction) -> None:
+        lock = db.dialect.pick(sqlite="", postgres=" FOR UPDATE")
+        n = txn.value(f"SELECT n FROM item WHERE id = -1{lock}")
+        assert txn.execute("UPDATE item SET n = ? WHERE id = -1", (n + 1,)) == 1
+
+    db.run(work)
+
+
+def _fail(db: Backend, key: int, saved: list[int]) -> None:
+    with suppress(KeyError), db.transaction() as txn:
+        _insert(txn, key)
+        raise KeyError
+
+
+def _half(db: Backend, key: int, saved: list[int]) -> None:
+    with db.transaction() as txn:
+        with suppress(KeyError), txn.transaction() as inner:
+            _insert(inner, key + _OPERATIONS)
+            raise KeyError
+        _insert(txn, key)
+    saved.append(key)
+
+
+_OPERATION: Final[list[Callable[[Backend, int, list[int]], None]]] = [
+    _statement,
+    _transaction,
+    _two_rows,
+    _read_own,
+    _read_all_own,
+    _count,
+    _fail,
+    _half,
+]
+
+
+def _work_beside_others(url: str, process: str) -> None:
+    with connect(url, migrate=False) as db, ThreadPoolExecutor(4) as threads:
+
+        def work(thread: int) -> None:
+            first = (int(process) * 4 + thread) * _STEP
+            for key in range(first, first + 200):
+                with db.transaction() as txn:
+                    n = txn.value("SELECT n FROM item WHERE id = -1")
+                    _insert(txn, key)
+                    txn.execute("UPDATE item SET n = ? WHERE id = -1", (n + 1,))
+
+        list(threads.map(work, range(4)))
+
+
+def _collect_at_every_moment(url: str) -> None:
+    faulthandler.dump_traceback_later(BOUND, exit=True)
+    with connect(url, migrate=False) as db:
+        moment = 1
+        while _collected_at(db, moment):
+            moment += 1
+        assert db.stats().in_use == 0
+    assert moment > 20
+    faulthandler.cancel_dump_traceback_later()
+
+
+def _collected_at(db: Backend, moment: int) -> bool:
+    """End a transaction in the middle of another's begin; False if that took fewer steps."""
+
+    def suspended() -> Generator[None, None, None]:
+        with db.transaction():
+            yield
+
+    def trace(frame: FrameType, event: str, arg: object) -> Any:
+        nonlocal steps
+        if frame.f_globals.get("__name__", "").startswith("prefect_db."):
+            steps += event == "line"
+            if steps == moment:
+                garbage.close()
+            return trace
+        return None
+
+    def work() -> None:
+        sys.settrace(trace)
+        with db.transaction():
+            pass
+
+    steps = 0
+    garbage = suspended()
+    next(garbage)
+    thread = threading.Thread(target=work)
+    thread.start()
+    until(lambda: not thread.is_alive() or db.stats().waiting == 1)
+    reached = steps >= moment
+    garbage.close()
+    thread.join()
+    return reached
