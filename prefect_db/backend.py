@@ -25,7 +25,6 @@ from prefect_db.drivers.base import (
 )
 from prefect_db.errors import (
     BackendClosed,
-    Error,
     ForkedBackend,
     Retryable,
     Unavailable,

@@ -202,7 +202,7 @@ class Duplicate(MigrationError):
 
 
 class Dirty(MigrationError):
-    """a migration outside a transaction did not finish; check what it left, then see the docs."""
+    """a migration outside a transaction did not finish, and is not run again by itself."""
 
 
 class Failed(MigrationError):
@@ -299,6 +299,9 @@ _SQLITE_CODES: dict[int, type[Error]] = {
     3091: BadValue,
 }
 
+# PostgreSQL's, to a prepared statement whose table was altered since: it has no code of its own.
+CHANGED_RESULT = "cached plan must not change result type"
+
 _MISSING_IN_SQLITE = re.compile(r"no such (table|column|index)|has no column named")
 _FAILED_COLUMNS = re.compile(r"constraint failed: (\w+)\.\w+(?:, \w+\.\w+)*")
 _FAILED_NAMED = re.compile(r"(?:CHECK constraint failed: (\w+)|.* failed: index '(.+)')", re.DOTALL)
@@ -345,6 +348,8 @@ def from_sqlstate(
         or _SQLSTATES.get(sqlstate[:3])
         or _SQLSTATES.get(sqlstate[:2], Error)
     )
+    if sqlstate == "0A000" and message == CHANGED_RESULT:
+        kind = Retryable
     if sqlstate == "57014" and "timeout" in message:
         kind = QueryTimeout
     if kind is BadValue:

@@ -198,7 +198,7 @@ def create(
             return _by_idempotency_key(txn, flow_id, idempotency_key)
         if state is None:
             return created
-        stored = _enter(txn, created.id, columns, state, parent=parent_task_run_id, taken=False)
+        stored = _enter(txn, created.id, columns, state, parent=parent_task_run_id)
         created = _write(txn, created.id, columns)
         _mirror(txn, created.id, parent_task_run_id, stored)
         return created
@@ -333,18 +333,16 @@ def set_state(db: Queryable, flow_run_id: UUID, state: State) -> State:
         UniqueViolation: Another state has this id.
     """
     with db.transaction() as txn:
-        lock = db.dialect.pick(sqlite="", postgres=" FOR UPDATE OF r")
+        lock = db.dialect.pick(sqlite="", postgres=" FOR UPDATE")
         run = txn.row(
-            f"SELECT {StateColumns.columns}, parent_task_run_id, EXISTS (SELECT 1 FROM"
-            " flow_run_state AS s WHERE s.flow_run_id = r.id AND s.timestamp = ?) AS taken"
-            f" FROM flow_run AS r WHERE id = ?{lock}",
-            (state.timestamp, flow_run_id),
+            f"SELECT {StateColumns.columns}, parent_task_run_id FROM flow_run WHERE id = ?{lock}",
+            (flow_run_id,),
             into=_Locked,
         )
         if run is None:
             raise NotFound(f"no flow run {flow_run_id}")
         parent = run.parent_task_run_id
-        stored = _enter(txn, flow_run_id, run, state, parent=parent, taken=run.taken)
+        stored = _enter(txn, flow_run_id, run, state, parent=parent)
         _write(txn, flow_run_id, run)
         _mirror(txn, flow_run_id, parent, stored)
         return stored
@@ -353,7 +351,6 @@ def set_state(db: Queryable, flow_run_id: UUID, state: State) -> State:
 @dataclass(slots=True)
 class _Locked(StateColumns):
     parent_task_run_id: UUID | None = None
-    taken: bool = False
 
 
 def _enter(
@@ -363,7 +360,6 @@ def _enter(
     state: State,
     *,
     parent: UUID | None,
-    taken: bool,
 ) -> State:
     details = {"flow_run_id": flow_run_id} | ({"task_run_id": parent} if parent else {})
     return run_states.enter(
@@ -374,7 +370,6 @@ def _enter(
         state,
         details=details,
         artifact_of={"flow_run_id": flow_run_id},
-        taken=taken,
     )
 
 

@@ -36,6 +36,7 @@ from prefect_db.tokens import Statement
 
 _NAME: Final = re.compile(r"(\d{3,})_[a-z0-9_]+")
 _OWNER: Final = re.compile(r"[a-z][a-z0-9_-]*")
+_ENDING: Final = re.compile(r"(begin|start|commit|end|rollback|abort)\b", re.IGNORECASE)
 _OUTSIDE: Final = re.compile(r"\A\s*--\s*no-transaction\s*$", re.MULTILINE)
 
 # Any number, but always the same: it is the name of the advisory lock.
@@ -115,8 +116,11 @@ def migrate(
     applied: list[str] = []
     deadline = time.monotonic() + lock_timeout
     with db.borrowed() as connection:
-        if not _plan(connection, db.dialect, migrations, owner):
-            return applied
+        try:
+            if not _plan(connection, db.dialect, migrations, owner):
+                return applied
+        except Dirty:
+            pass  # or under way in another process: the lock will tell
         with _lock(connection, db.dialect, deadline):
             while (done := _apply_next(connection, db.dialect, migrations, owner, deadline)) != "":
                 applied += [done] if done else []
@@ -132,7 +136,8 @@ def load(
         Duplicate, Missing: Two have one number, or a number or a file is missing.
         MigrationError: A name is not `NNN_name`, or `owner` does not go with `directory`.
     """
-    if (directory is None) != (owner is None) or (owner and not _OWNER.fullmatch(owner)):
+    named = owner is not None and _OWNER.fullmatch(owner) is not None
+    if (directory is None) != (owner is None) or (owner is not None and not named):
         raise MigrationError(
             f"directory={str(directory)!r}, owner={owner!r}: a host's migrations take both, and"
             " the owner is lower-case letters, digits, _ and -"
@@ -143,9 +148,10 @@ def load(
     entries = [entry for entry in folder.iterdir() if entry.is_dir()]
     migrations = [
         _read(entry, dialect, f"{owner}/" if owner else "")
-        for entry in sorted(entries, key=lambda entry: str(entry.name))
+        for entry in entries
         if not entry.name.startswith((".", "__"))
     ]
+    migrations.sort(key=lambda migration: (migration.number, migration.id))
     for at, migration in enumerate(migrations):
         if at and migration.number == migrations[at - 1].number:
             raise Duplicate(f"{migrations[at - 1].id} and {migration.id}")
@@ -162,7 +168,10 @@ def _read(entry: Traversable, dialect: Dialect, prefix: str) -> Migration:
     source = entry / f"{dialect.name}.sql"
     if not source.is_file():
         raise Missing(f"{file} (a comment is enough if there is nothing to do)")
-    script = source.read_text(encoding="utf-8-sig").replace("\r\n", "\n")
+    try:
+        script = source.read_text(encoding="utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        raise MigrationError(f"{file} is not encoded in UTF-8") from error
     normalised = "\n".join(line.rstrip() for line in script.split("\n")).rstrip()
     return Migration(
         id=prefix + entry.name,
@@ -198,20 +207,27 @@ def _plan(
             if ("/" in name) == bool(owner) and (not owner or name.startswith(f"{owner}/")):
                 recorded[name] = (applied_at, checksum)
     known = {migration.id: migration for migration in migrations}
-    last = migrations[-1].id if migrations else ""
+    last = migrations[-1].number if migrations else 0
     for name, (applied_at, checksum) in recorded.items():
         if name not in known:
-            raise (Ahead if name > last else Missing)(f"{name} was applied, and there is no file")
+            kind = Ahead if _number(name) > last else Missing
+            raise kind(f"{name} was applied, and there is no file")
+        if applied_at is None:
+            raise Dirty(
+                f"{known[name].file} began and did not end; undo what it did, and then"
+                f" DELETE FROM _migrations WHERE id = '{name}' to have it run again"
+            )
         if checksum != known[name].checksum:
             raise Drift(f"{known[name].file} is not what was applied")
-        if applied_at is None:
-            raise Dirty(f"{known[name].file} began and did not end")
     pending = [migration for migration in migrations if migration.id not in recorded]
-    if pending and recorded and pending[0].id < max(recorded):
-        raise MigrationError(
-            f"{pending[0].id} comes too late: {max(recorded)} is applied; renumber"
-        )
+    newest = max(recorded, key=_number, default="")
+    if pending and newest and pending[0].number < _number(newest):
+        raise MigrationError(f"{pending[0].id} comes too late: {newest} is applied; renumber it")
     return pending
+
+
+def _number(name: str) -> int:
+    return int(name.rpartition("/")[2].partition("_")[0])
 
 
 @contextmanager
@@ -307,6 +323,8 @@ def _run_script(connection: Connection, dialect: Dialect, migration: Migration) 
         raise _failed(migration, 0, error) from error
     for offset, sql in statements:
         try:
+            if migration.transactional and _ENDING.match(sql):
+                raise ProgrammingError("the transaction of a migration is the library's to end")
             _execute(connection, sql)
         except Error as error:
             raise _failed(migration, offset + max(error.position - 1, 0), error) from error
@@ -319,6 +337,8 @@ def _failed(migration: Migration, offset: int, error: Error) -> Failed:
     failed = Failed(
         f"{migration.file}:{line}:{column}: {error.message}", sql=error.sql, code=error.code
     )
+    if not migration.transactional:
+        failed.hint = "what it did outside a transaction stays; see Dirty for how to go on"
     failed.name, failed.line, failed.column = migration.file, line, column
     return failed
 

@@ -22,10 +22,14 @@ ASSIGNMENTS: Final = ", ".join(f"{name} = ?" for name in StateColumns.columns.sp
 
 def history(db: Queryable, table: Table, run_id: UUID) -> list[State]:
     """The states of a run, oldest first."""
+    # Data has two places: states set through the API use the artifact, events the column. On
+    # PostgreSQL these differ in type; on SQLite a cast would cut a number's digits.
+    data = db.dialect.pick(
+        sqlite="coalesce(s.data, a.data)",
+        postgres="coalesce(CAST(s.data AS text), CAST(a.data AS text))",
+    )
     return db.rows(
-        # Data has two places: states set through the API use the artifact, events the column.
-        "SELECT s.id, s.type, s.name, s.timestamp, s.message, s.state_details,"
-        " coalesce(CAST(s.data AS text), CAST(a.data AS text)) AS data"
+        f"SELECT s.id, s.type, s.name, s.timestamp, s.message, s.state_details, {data} AS data"
         f" FROM {table}_state AS s LEFT JOIN artifact AS a ON a.id = s.result_artifact_id"
         f" WHERE s.{table}_id = ? ORDER BY s.timestamp, s.id",
         (run_id,),
@@ -42,7 +46,6 @@ def enter(
     *,
     details: Mapping[str, Any],
     artifact_of: Mapping[str, UUID | None],
-    taken: bool,
 ) -> State:
     """Insert the state that a run enters, and make its columns follow.
 
@@ -54,30 +57,17 @@ def enter(
         state: The state that is proposed.
         details: What the run adds to state_details.
         artifact_of: The run ids that an artifact of the state's data gets.
-        taken: Whether the run has a state of this very time.
 
     Returns:
         The state as stored: moved by microseconds if its time was taken.
     """
-    timestamp = state.timestamp
-    while taken:
-        timestamp += timedelta(microseconds=1)
-        taken = bool(
-            txn.value(
-                f"SELECT count(*) FROM {table}_state WHERE {table}_id = ? AND timestamp = ?",
-                (run_id, timestamp),
-            )
-        )
-    state = replace(
-        state,
-        timestamp=timestamp,
-        state_details=complete_details({**state.state_details, **details}),
-    )
+    state = replace(state, state_details=complete_details({**state.state_details, **details}))
     now = datetime.now(UTC)
     artifact_id = _insert_artifact(txn, state.data, artifact_of, now)
-    txn.execute(
+    while not txn.execute(
         f"INSERT INTO {table}_state (id, created, updated, {table}_id, type, timestamp, name,"
-        " message, state_details, result_artifact_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " message, state_details, result_artifact_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+        f" ON CONFLICT ({table}_id, timestamp) DO NOTHING",
         (
             state.id,
             now,
@@ -90,7 +80,8 @@ def enter(
             state.state_details,
             artifact_id,
         ),
-    )
+    ):
+        state = replace(state, timestamp=state.timestamp + timedelta(microseconds=1))
     columns.enter(state)
     return state
 

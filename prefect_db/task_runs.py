@@ -173,7 +173,7 @@ def create(
             return existing
         if state is None:
             return created
-        _enter(txn, created.id, columns, state, flow_run_id=flow_run_id, taken=False)
+        _enter(txn, created.id, columns, state, flow_run_id=flow_run_id)
         return _write(txn, created.id, columns)
 
 
@@ -247,17 +247,15 @@ def set_state(db: Queryable, task_run_id: UUID, state: State) -> State:
         UniqueViolation: Another state has this id.
     """
     with db.transaction() as txn:
-        lock = db.dialect.pick(sqlite="", postgres=" FOR UPDATE OF r")
+        lock = db.dialect.pick(sqlite="", postgres=" FOR UPDATE")
         run = txn.row(
-            f"SELECT {StateColumns.columns}, flow_run_id, EXISTS (SELECT 1 FROM task_run_state AS s"
-            " WHERE s.task_run_id = r.id AND s.timestamp = ?) AS taken"
-            f" FROM task_run AS r WHERE id = ?{lock}",
-            (state.timestamp, task_run_id),
+            f"SELECT {StateColumns.columns}, flow_run_id FROM task_run WHERE id = ?{lock}",
+            (task_run_id,),
             into=_Locked,
         )
         if run is None:
             raise NotFound(f"no task run {task_run_id}")
-        stored = _enter(txn, task_run_id, run, state, flow_run_id=run.flow_run_id, taken=run.taken)
+        stored = _enter(txn, task_run_id, run, state, flow_run_id=run.flow_run_id)
         _write(txn, task_run_id, run)
         return stored
 
@@ -265,7 +263,6 @@ def set_state(db: Queryable, task_run_id: UUID, state: State) -> State:
 @dataclass(slots=True)
 class _Locked(StateColumns):
     flow_run_id: UUID | None = None
-    taken: bool = False
 
 
 def _enter(
@@ -275,11 +272,10 @@ def _enter(
     state: State,
     *,
     flow_run_id: UUID | None,
-    taken: bool,
 ) -> State:
     ids = {"flow_run_id": flow_run_id, "task_run_id": task_run_id}
     return run_states.enter(
-        txn, "task_run", task_run_id, columns, state, details=ids, artifact_of=ids, taken=taken
+        txn, "task_run", task_run_id, columns, state, details=ids, artifact_of=ids
     )
 
 

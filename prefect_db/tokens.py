@@ -139,7 +139,10 @@ def compile_statement(sql: str, pattern: re.Pattern[str], *, numbered: bool) -> 
         if kind == "comment":
             continue
         if ended and kind != "end":
-            raise ProgrammingError("two statements in one call; send them one by one", sql=sql)
+            # Unless the semicolon was one inside a trigger or function.
+            if len(split_script(sql, pattern)) > 1:
+                raise ProgrammingError("two statements in one call; send them one by one", sql=sql)
+            ended = False
         if kind == "word":
             words.append(text.lower())
         elif kind == "end":

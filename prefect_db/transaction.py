@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import logging
+import os
 import threading
 import time
 import warnings
@@ -18,6 +19,7 @@ from prefect_db.errors import (
     BadValue,
     CommitUnknown,
     Error,
+    ForkedBackend,
     OutOfOrder,
     QueryTimeout,
     TransactionAborted,
@@ -58,6 +60,7 @@ class _Scope(Queryable):
         self._connection: Connection | None = None
         self._deadline: float | None = None
         self._thread = 0
+        self._pid = os.getpid()
         self._inner: _Scope | None = None
         self._streams: WeakSet[_Stream] = WeakSet()
 
@@ -84,6 +87,8 @@ class _Scope(Queryable):
         return connection
 
     def _check_order(self, sql: str | None) -> None:
+        if self._pid != os.getpid():
+            raise ForkedBackend(f"begun by process {self._pid}, used by process {os.getpid()}")
         if self._thread != threading.get_ident():
             raise OutOfOrder("used from another thread than the one that began it", sql=sql)
         if self._inner is not None:
@@ -227,7 +232,12 @@ class _Block(_Scope):
     ) -> None:
         if self.status not in (Status.ACTIVE, Status.FAILED):
             return
-        if error is not None:
+        if self._pid != os.getpid():
+            # What a child sent would be its parent's words.
+            self._forget()
+            if error is None:
+                raise ForkedBackend(f"begun by process {self._pid}, ended by process {os.getpid()}")
+        elif error is not None:
             self._abandon()
         elif self._inner is not None:
             self._abandon()
@@ -328,7 +338,7 @@ class Transaction(_Block):
             self._release(connection)
 
     def __del__(self) -> None:
-        if getattr(self, "_connection", None) is not None:
+        if getattr(self, "_connection", None) is not None and self._pid == os.getpid():
             try:
                 warnings.warn(f"{self!r} was never ended", ResourceWarning, stacklevel=2)
             finally:

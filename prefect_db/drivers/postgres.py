@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +30,7 @@ from prefect_db.drivers.base import (
     clean,
 )
 from prefect_db.errors import (
+    CHANGED_RESULT,
     BackendClosed,
     BadValue,
     CommitUnknown,
@@ -89,7 +91,11 @@ class PostgresConnection:
             # Not `description`: it makes an object for each column.
             rows = cursor.fetchall() if cursor.rownumber is not None else []
         except (psycopg.Error, UnicodeError) as error:
-            raise self._error(error, statement.sql) from error
+            translated = self._error(error, statement.sql)
+            if translated.message == CHANGED_RESULT and not self.in_transaction:
+                self._run("DEALLOCATE ALL")
+                return self.execute(statement, values)
+            raise translated from error
         count = cursor.rowcount
         return Result(rows, count if count > 0 and not statement.reads else 0, _names(cursor))
 
@@ -240,7 +246,7 @@ class PostgresPool:
             settings.url,
             connection_class=_PooledConnection,
             kwargs=parameters,
-            min_size=min(2, options["pool_size"]),
+            min_size=1,
             max_size=options["pool_size"],
             timeout=options["pool_timeout"],
             configure=_configure_session if options["pgbouncer"] else None,
@@ -249,7 +255,13 @@ class PostgresPool:
             open=False,
         )
         self._parameters = parameters
-        self._pool.open()
+        try:
+            self._pool.open(wait=True, timeout=options["pool_timeout"])
+        except BaseException as error:
+            self._pool.close()
+            if isinstance(error, psycopg_pool.PoolTimeout):
+                raise Unavailable(f"{settings.masked}: no connection in time") from error
+            raise
 
     def acquire(self, purpose: Purpose) -> Connection:
         deadline = time.monotonic() + self._timeout
@@ -375,6 +387,7 @@ def _parameters(settings: Settings) -> dict[str, Any]:
         "application_name", given.get("application_name", options["application_name"])
     )
     parameters.setdefault(
-        "connect_timeout", given.get("connect_timeout", int(options["connect_timeout"]))
+        "connect_timeout",
+        given.get("connect_timeout", max(1, math.ceil(options["connect_timeout"]))),
     )
     return parameters

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -444,7 +445,11 @@ class SQLiteDriver:
                 f"SQLite {sqlite3.sqlite_version} is too old; at least"
                 f" {'.'.join(map(str, MINIMUM_VERSION))} is needed"
             )
-        make_file(settings.path)
+        if settings.path != ":memory:":
+            make_file(settings.path)
+            # Connections are opened later, too: after a change of directory; and SQLite may take
+            # a relative `file:x` for a URI.
+            settings = replace(settings, path=os.path.abspath(settings.path))
         return SQLitePool(
             lambda read_only: open_connection(settings, read_only=read_only), settings
         )
@@ -459,8 +464,6 @@ def make_file(path: str) -> None:
     Raises:
         ConfigurationError: It cannot be made, with the reason.
     """
-    if path == ":memory:":
-        return
     try:
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
     except (OSError, ValueError) as error:

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from time import monotonic
+from types import MappingProxyType
 from typing import Any, Final
 from uuid import UUID, uuid4
 
@@ -240,7 +241,7 @@ class TestCreate:
         assert run.labels == {"a": "flow", "b": "run", "c": "flow", "prefect.flow.id": "run"}
 
     @pytest.mark.only("sqlite", "jsonb has an order of its own")
-    def test_labels_are_in_the_order_of_prefect(self, db: Backend, backend_name: str) -> None:
+    def test_labels_are_in_the_order_of_prefect(self, db: Backend) -> None:
         flow = flows.create(db, "labelled", labels={"z": 1, "prefect.flow.id": "flow"})
         run = flow_runs.create(db, flow.id, labels={"a": 2})
         assert stored(db, run.id, "labels") == (
@@ -470,6 +471,12 @@ class TestUpdate:
         run = flow_runs.create(db, flow_id, **given)
         nothing: Any = {column: None}
         assert getattr(flow_runs.update(db, run.id, **nothing), column) is None
+
+    @pytest.mark.parametrize("column", ["parameters", "job_variables", "empirical_policy"])
+    def test_any_mapping_will_do(self, db: Backend, run: FlowRun, column: str) -> None:
+        change: Any = {column: MappingProxyType({"retries": 2})}
+        changed = flow_runs.update(db, run.id, **change)
+        assert getattr(changed, column)["retries"] == 2
 
     def test_a_policy_is_completed(self, db: Backend, run: FlowRun) -> None:
         changed = flow_runs.update(db, run.id, empirical_policy={"retries": 2})

@@ -111,6 +111,22 @@ class TestCreate:
             ids = {future.result().id for future in made}
         assert len(ids) == flows.count(db) == 20
 
+    @pytest.mark.only("postgres", "a writer of SQLite sees all that was committed before it")
+    def test_a_flow_that_is_newer_than_the_transaction_is_for_the_next_attempt(
+        self, db: Backend
+    ) -> None:
+        attempts = []
+
+        def create(txn: Queryable) -> UUID:
+            attempts.append(flows.count(txn))
+            if len(attempts) == 1:
+                flows.create(db, "etl")
+            return flows.create(txn, "etl").id
+
+        id = db.run(create, isolation="repeatable read")
+        assert attempts == [0, 1]
+        assert [flow.id for flow in flows.find(db)] == [id]
+
 
 class TestGet:
     def test_by_id(self, db: Backend) -> None:

@@ -511,7 +511,7 @@ class TestStoredState:
         )
 
     @pytest.mark.only("sqlite", "jsonb is not text: it has no form to compare")
-    def test_details_have_the_text_of_prefect(self, db: Backend, backend_name: str) -> None:
+    def test_details_have_the_text_of_prefect(self, db: Backend) -> None:
         run_id = new_run(db, "flow_run")
         details = {"scheduled_time": at(0.5), "cache_key": "ü", "untrackable_result": True}
         stored = set_state(db, "flow_run", run_id, state(PENDING, 0, details=details))
@@ -524,6 +524,12 @@ class TestStoredState:
             '"transition_id": null, "task_parameters_id": null, "traceparent": null, '
             '"deployment_concurrency_lease_id": null}'
         )
+
+    def test_details_made_by_hand_are_completed(self, db: Backend, kind: Kind) -> None:
+        given = replace(state(PENDING, 0), state_details={"cache_key": "k"})
+        stored = set_state(db, kind, new_run(db, kind), given)
+        assert list(stored.state_details) == DETAIL_KEYS
+        assert stored.state_details["cache_key"] == "k"
 
     def test_a_flow_runs_state_names_its_run(self, db: Backend) -> None:
         run_id = new_run(db, "flow_run")

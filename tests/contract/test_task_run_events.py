@@ -382,6 +382,20 @@ class TestOneEvent:
         task_runs.record(db, [told])
         assert only(task_runs.find(db)).state_name == "Running"
 
+    def test_a_scheduled_state_keeps_its_time(self, db: Backend, flow_run_id: UUID) -> None:
+        told = frame(
+            flow_run_id,
+            0,
+            "AwaitingRetry",
+            type="SCHEDULED",
+            details={"scheduled_time": "2030-01-01T12:01:00Z"},
+            next_scheduled_start_time=iso(60),
+        )
+        task_runs.record(db, [told])
+        (state,) = task_runs.history(db, task_run_id(told))
+        assert state.state_details["scheduled_time"] == "2030-01-01T12:01:00Z"
+        assert only(task_runs.find(db)).next_scheduled_start_time == at(60)
+
     def test_an_event_may_be_an_event(self, db: Backend, flow_run_id: UUID) -> None:
         told = frame(flow_run_id, 0)
         task_runs.record(db, [events.make(**told)])

@@ -5,6 +5,7 @@ Afterwards the connection is clean for the next caller, and the data is all or n
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import signal
@@ -102,12 +103,14 @@ def test_a_signal_ends_the_wait_for_a_connection(url: str, kind: type[BaseExcept
 
         holder = threading.Thread(target=hold)
         holder.start()
-        assert held.wait(BOUND)
-        with _prompt(kind), _signal_when(lambda: db.stats().waiting == 1), db.transaction():
-            pass
-        assert (db.stats().in_use, db.stats().waiting) == (1, 0)
-        done.set()
-        holder.join()
+        try:
+            assert held.wait(BOUND)
+            with _prompt(kind), _signal_when(lambda: db.stats().waiting == 1), db.transaction():
+                pass
+            assert (db.stats().in_use, db.stats().waiting) == (1, 0)
+        finally:
+            done.set()
+            holder.join()
         with db.transaction():
             assert db.stats().in_use == 1
         assert db.stats().in_use == 0
@@ -269,9 +272,15 @@ _STEPS: Final[dict[str, Callable[[Backend, int], Any]]] = {
 }
 
 
+def _expect_noise() -> None:
+    """Connections that are given up are logged, and transactions that never ended warned of."""
+    logging.disable()
+    warnings.simplefilter("ignore", ResourceWarning)
+
+
 def _interrupt_at_every_step(url: str, way: str) -> None:
     """Raise KeyboardInterrupt wherever in the library's own code a signal can."""
-    warnings.simplefilter("ignore", ResourceWarning)
+    _expect_noise()
     with connect(url, migrate=False, pool_size=2) as db:
         db.execute("CREATE TABLE item (id bigint NOT NULL, half varchar NOT NULL)")
         _STEPS[way](db, 0)
@@ -310,7 +319,7 @@ def _interrupted(operation: Callable[[Backend, int], Any], db: Backend, step: in
 
 def _interrupt_at_random(url: str) -> None:
     """Let signals arrive, whenever they may, in some hundreds of small transactions."""
-    warnings.simplefilter("ignore", ResourceWarning)
+    _expect_noise()
     armed = False
     interrupts = 0
 

@@ -494,9 +494,9 @@ class WithDefaults:
     cache: list[int] = field(default_factory=list, init=False)
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class ByName:
-    number: int
+    number: int = field(kw_only=True)
     name: str
 
 

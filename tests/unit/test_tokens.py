@@ -620,30 +620,6 @@ class TestSplit:
         with pytest.raises(ProgrammingError, match="never closed"):
             dialect.split(script)
 
-    @pytest.mark.parametrize(
-        "script",
-        [
-            TRIGGER.removesuffix("END"),
-            ATOMIC.removesuffix("END"),
-            f"{TRIGGER.removesuffix('END')}; SELECT 1",
-        ],
-    )
-    def test_a_begin_without_end_is_refused(self, dialect: Dialect, script: str) -> None:
-        with pytest.raises(ProgrammingError, match="BEGIN without its END"):
-            dialect.split(script)
-
-    @pytest.mark.parametrize("routine", [TRIGGER, ATOMIC, PROCEDURE])
-    def test_semicolons_in_the_body_of_a_routine_end_nothing(
-        self, dialect: Dialect, routine: str
-    ) -> None:
-        script = f"SELECT 0; {routine};\n-- next\nSELECT 1;{routine}"
-        assert dialect.split(script) == [
-            (0, "SELECT 0"),
-            (10, routine),
-            (script.index(f"SELECT 1;{routine[:6]}"), "SELECT 1"),
-            (script.rindex(routine), routine),
-        ]
-
     def test_nothing_but_a_statement_is_lost(self, dialect: Dialect) -> None:
         """What follows the last semicolon is for the engine to judge, whatever it is."""
         assert [text for _, text in dialect.split("SELECT 1; )")] == ["SELECT 1", ")"]
@@ -673,6 +649,33 @@ class TestSplit:
         for offset, statement in reversed(statements):
             rest = f"{rest[:offset]} {rest[offset + len(statement) :]}"
         assert re.fullmatch(r"(?s)(?:[\s;]|--[^\n]*|/\*.*?\*/)*", rest)
+
+
+ROUTINES = pytest.mark.parametrize(
+    ("dialect", "routine"),
+    [(SQLITE, TRIGGER), (POSTGRES, ATOMIC), (POSTGRES, PROCEDURE)],
+    ids=["trigger", "function", "procedure"],
+)
+
+
+class TestSplitRoutines:
+    @ROUTINES
+    def test_semicolons_in_the_body_end_nothing(self, dialect: Dialect, routine: str) -> None:
+        script = f"SELECT 0; {routine};\n-- next\nSELECT 1;{routine}"
+        assert dialect.split(script) == [
+            (0, "SELECT 0"),
+            (10, routine),
+            (script.index(f"SELECT 1;{routine[:6]}"), "SELECT 1"),
+            (script.rindex(routine), routine),
+        ]
+
+    @ROUTINES
+    @pytest.mark.parametrize("after", ["", "; SELECT 1", "-- END"])
+    def test_a_begin_without_end_is_refused(
+        self, dialect: Dialect, routine: str, after: str
+    ) -> None:
+        with pytest.raises(ProgrammingError, match="BEGIN without its END"):
+            dialect.split(routine.removesuffix("END") + after)
 
 
 class TestSplitBesideTheEngines:
@@ -718,6 +721,9 @@ class TestSplitBesideTheEngines:
         "statement",
         [
             "CREATE RULE r AS ON INSERT TO t DO ALSO (DELETE FROM u; DELETE FROM v)",
+            "CREATE FUNCTION f(begin int) RETURNS int AS 'SELECT 1' LANGUAGE sql",
+            "CREATE FUNCTION begin() RETURNS int BEGIN ATOMIC END",
+            "CREATE TRIGGER begin BEFORE INSERT ON t EXECUTE FUNCTION f()",
             "CREATE FUNCTION f(trigger int, \"end\" int) RETURNS int AS 'SELECT 1' LANGUAGE sql",
             'CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT "end", t.end FROM t; SELECT 1;END',
         ],
@@ -767,6 +773,9 @@ class TestSplitBesideTheEngines:
         [
             "CREATE TABLE a (trigger text, end text)",
             "CREATE TRIGGER a AFTER INSERT ON t BEGIN UPDATE t SET a = new.end; END",
+            "CREATE TRIGGER a AFTER INSERT ON t BEGIN UPDATE t SET end = 1; END",
+            "CREATE TRIGGER a AFTER INSERT ON t BEGIN SELECT 1 AS end; SELECT 2; END",
+            "CREATE TRIGGER begin AFTER INSERT ON t BEGIN SELECT 1; END",
         ],
     )
     def test_sqlite_takes_it_as_one_statement(self, statement: str) -> None:
