@@ -10,7 +10,7 @@ from prefect_db.backend import Backend
 from prefect_db.drivers.base import Driver, Options, Settings
 from prefect_db.drivers.sqlite import SQLiteDriver
 from prefect_db.errors import ConfigurationError, UsageError
-from prefect_db.migrate import prepare
+from prefect_db.migrate import migrate as apply_migrations
 from prefect_db.transaction import HostTransaction
 
 
@@ -52,7 +52,7 @@ def connect(
     backend = Backend(driver or _driver_of(settings), settings)
     if migrate:
         try:
-            prepare(backend)
+            apply_migrations(backend)
         except BaseException:
             backend.close()
             raise

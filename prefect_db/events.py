@@ -19,7 +19,7 @@ from prefect_db.filters import Among, AnyOf, Time, Where
 from prefect_db.ids import uuid7
 from prefect_db.queryable import Queryable
 from prefect_db.row import Record
-from prefect_db.values import Array, as_utc, to_datetime, to_uuid
+from prefect_db.values import Array, as_utc, check_text, to_datetime, to_list, to_object, to_uuid
 
 RESOURCE_ID: Final = "prefect.resource.id"
 RESOURCE_ROLE: Final = "prefect.resource.role"
@@ -78,12 +78,14 @@ def make(
             characters, over 100 related resources, over 500 labels, or a wrong id or time.
     """
     now = datetime.now(UTC)
-    if not isinstance(event, str) or len(event) > MAX_NAME:
+    if not isinstance(event, str) or len(check_text(event)) > MAX_NAME:
         raise BadValue(f"an event's name is a text of at most {MAX_NAME} characters")
     if len(related) > MAX_RELATED:
         raise BadValue(f"{len(related)} related resources; an event has at most {MAX_RELATED}")
-    resources = [dict(resource), *map(dict, related)]
+    resources = [to_object(labels) for labels in (resource, *related)]
     for labels in resources:
+        if not all(isinstance(text, str) for pair in labels.items() for text in pair):
+            raise BadValue("the labels of a resource are texts")
         if not labels.get(RESOURCE_ID) or len(labels) > MAX_LABELS:
             raise BadValue(f"a resource has a {RESOURCE_ID}, and at most {MAX_LABELS} labels")
     if not all(labels.get(RESOURCE_ROLE) for labels in resources[1:]):
@@ -96,7 +98,7 @@ def make(
         resource=resources[0],
         related_resource_ids=[labels[RESOURCE_ID] for labels in resources[1:]],
         related=resources[1:],
-        payload=dict(payload or {}),
+        payload=to_object(payload or {}),
         received=now if received is None else to_datetime(received),
         recorded=now,
         follows=None if follows is None else to_uuid(follows),
@@ -315,7 +317,7 @@ def _filter(
 def _prefixes(db: Queryable, prefixes: Sequence[str], *, exclude: bool) -> Where:
     """Names that begin so, or do not; case counts on both engines."""
     inner = Where(db.dialect, "and_" if exclude else "or_")
-    for prefix in prefixes:
+    for prefix in to_list(prefixes):
         # On SQLite LIKE ignores case; a range up to the last code point there is does not.
         test, params = db.dialect.pick(
             sqlite=("e.event >= ? AND e.event < ?", (prefix, f"{prefix}\U0010ffff")),
@@ -425,15 +427,15 @@ def count_by_time(
         db: Where.
         unit: What a span is measured in.
         filter: Which events; it must have `since`.
-        interval: How many units a span is long, at least 0.01.
+        interval: How many units a span is long, 0.01 to 10,000.
 
     Raises:
         BadValue: There would be over 1000 spans, or an argument is wrong.
     """
-    if unit not in _SECONDS or not interval >= 0.01 or filter.since is None:
+    if unit not in _SECONDS or not 0.01 <= interval <= 10_000 or filter.since is None:
         raise BadValue(
             f"unit={unit!r}, interval={interval!r}, since={filter.since}; a unit is"
-            f" {', '.join(_SECONDS)}, an interval at least 0.01, and `since` must be given"
+            f" {', '.join(_SECONDS)}, an interval 0.01 to 10,000, and `since` must be given"
         )
     span = timedelta(seconds=_SECONDS[unit] * interval)
     since, until = as_utc(filter.since), as_utc(filter.until or datetime.now(UTC))

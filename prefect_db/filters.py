@@ -111,8 +111,8 @@ class Where:
         self.params += params
 
     def group(self, other: Where) -> None:
-        """Add another clause's condition, in parentheses."""
-        if other._parts:
+        """Add another clause's condition; one that asks nothing is true, which counts in an OR."""
+        if other._parts or self._joint == " OR ":
             self.add(other.test if len(other._parts) == 1 else f"({other.test})", *other.params)
 
     def among(self, column: str, kind: str, leaf: AnyOf | Among | Name | None) -> None:

@@ -13,7 +13,7 @@ from prefect_db import run_states, task_runs
 from prefect_db.errors import NotFound, SerializationFailure, UsageError
 from prefect_db.filters import Among, AnyOf, Name, Operator, Reference, Tags, Time, Where, page
 from prefect_db.filters import State as StateFilter
-from prefect_db.ids import slug, uuid7
+from prefect_db.ids import given_or_new, slug
 from prefect_db.queryable import Queryable
 from prefect_db.row import Record
 from prefect_db.states import (
@@ -24,6 +24,7 @@ from prefect_db.states import (
     complete_policy,
     make,
 )
+from prefect_db.values import check_text, to_list, to_object
 
 
 @dataclass(slots=True)
@@ -155,10 +156,10 @@ def create(
         job_variables = {}
     with db.transaction() as txn:
         run = FlowRun(
-            id=id or uuid7(),
+            id=given_or_new(id),
             created=now,
             updated=now,
-            name=name or slug(),
+            name=check_text(name or slug()),
             state_type=None,
             state_name=None,
             state_timestamp=None,
@@ -173,10 +174,10 @@ def create(
             flow_version=flow_version,
             deployment_id=deployment_id,
             deployment_version=deployment_version,
-            parameters=dict(parameters or {}),
-            context=dict(context or {}),
+            parameters=to_object(parameters or {}),
+            context=to_object(context or {}),
             empirical_policy=columns.empirical_policy,
-            tags=list(tags),
+            tags=to_list(tags),
             labels=_labels(txn, flow_id, labels),
             idempotency_key=idempotency_key,
             auto_scheduled=auto_scheduled,
@@ -185,8 +186,8 @@ def create(
             infrastructure_pid=infrastructure_pid,
             work_queue_id=work_queue_id,
             work_queue_name=work_queue_name,
-            created_by=None if created_by is None else dict(created_by),
-            job_variables=None if job_variables is None else dict(job_variables),
+            created_by=None if created_by is None else to_object(created_by),
+            job_variables=None if job_variables is None else to_object(job_variables),
         )
         created = txn.row(
             f"INSERT INTO flow_run ({FlowRun.columns}) VALUES ({FlowRun.marks})"
@@ -272,9 +273,12 @@ def update(db: Queryable, flow_run_id: UUID, **changes: Unpack[FlowRunChanges]) 
     if unknown:
         raise UsageError(f"{', '.join(unknown)} cannot be changed; {', '.join(_CHANGES)} can")
     if "name" in values:
-        values["name"] = values["name"] or slug()
+        values["name"] = check_text(values["name"] or slug())
     if "tags" in values:
-        values["tags"] = list(values["tags"])
+        values["tags"] = to_list(values["tags"])
+    for name in ("parameters", "job_variables"):
+        if values.get(name) is not None:
+            values[name] = to_object(values[name])
     if "empirical_policy" in values:
         values["empirical_policy"] = complete_policy(values["empirical_policy"], FLOW_RUN_POLICY)
     assignments = "".join(f"{name} = ?, " for name in values)
@@ -438,8 +442,11 @@ def _where(db: Queryable, filter: FlowRunFilter | None) -> Where:
     if filter.parent_flow_run_id is not None:
         parents = Where(db.dialect)
         parents.among("flow_run_id", "uuid", filter.parent_flow_run_id)
-        subquery = f"parent_task_run_id IN (SELECT id FROM task_run{parents.sql})"
-        where.add(subquery, *parents.params)
+        of_parents = Where(db.dialect)
+        if parents.params:
+            subquery = f"parent_task_run_id IN (SELECT id FROM task_run{parents.sql})"
+            of_parents.add(subquery, *parents.params)
+        where.group(of_parents)
     where.reference("parent_task_run_id", "uuid", filter.parent_task_run_id)
     where.among("idempotency_key", "varchar", filter.idempotency_key)
     _created_by(where, db, filter.created_by)

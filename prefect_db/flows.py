@@ -11,9 +11,10 @@ from uuid import UUID
 
 from prefect_db.errors import NotFound, SerializationFailure
 from prefect_db.filters import Among, Name, Operator, Tags, Where, page
-from prefect_db.ids import uuid7
+from prefect_db.ids import given_or_new
 from prefect_db.queryable import Queryable
 from prefect_db.row import Record
+from prefect_db.values import check_text, to_list, to_object
 
 
 @dataclass(slots=True)
@@ -65,7 +66,14 @@ def create(
     flow = db.row(
         "INSERT INTO flow (id, created, updated, name, tags, labels) VALUES (?, ?, ?, ?, ?, ?)"
         f" ON CONFLICT (name) DO NOTHING RETURNING {Flow.columns}",
-        (id or uuid7(), now, now, name, list(tags), None if labels is None else dict(labels)),
+        (
+            given_or_new(id),
+            now,
+            now,
+            check_text(name),
+            to_list(tags),
+            None if labels is None else to_object(labels),
+        ),
         into=Flow,
     ) or get_by_name(db, name)
     if flow is None:
@@ -115,7 +123,7 @@ def update(db: Queryable, flow_id: UUID, *, tags: Sequence[str]) -> Flow:
     flow = db.row(
         f"UPDATE flow SET tags = ?, updated = {db.dialect.clock} WHERE id = ?"
         f" RETURNING {Flow.columns}",
-        (list(tags), flow_id),
+        (to_list(tags), flow_id),
         into=Flow,
     )
     if flow is None:

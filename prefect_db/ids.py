@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import random
 import time
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
+
+from prefect_db.values import to_uuid
 
 _VERSION_7: Final = 0x7 << 76
 _VARIANT: Final = 0b10 << 62
@@ -21,6 +23,15 @@ def uuid7() -> UUID:
     fraction = (nanoseconds << 12) // 1_000_000
     noise = int.from_bytes(os.urandom(8)) >> 2
     return UUID(int=(milliseconds << 80) | _VERSION_7 | (fraction << 64) | _VARIANT | noise)
+
+
+def given_or_new(id: Any) -> UUID:
+    """The caller's id, or a new one if there is none.
+
+    Raises:
+        BadValue: It is no UUID: SQLite would store any text.
+    """
+    return uuid7() if id is None else to_uuid(id)
 
 
 def slug() -> str:

@@ -86,8 +86,7 @@ def make(
     for text in (name, message):
         if not isinstance(text, str):
             raise BadValue(f"a {type(text).__name__} where a log line's text belongs")
-    if not isinstance(level, int) or not -_MAX_LEVEL - 1 <= level <= _MAX_LEVEL:
-        raise BadValue(f"level={level!r}; it is a whole number of 16 bits")
+    _check_level(level)
     now = datetime.now(UTC)
     return Log(
         id=uuid7(),
@@ -112,9 +111,16 @@ def write(db: Queryable, logs: Iterable[Log | Mapping[str, Any]]) -> int:
         UniqueViolation: A line was written before.
     """
     lines = [log if isinstance(log, Log) else _from_json(log) for log in logs]
+    for line in lines:
+        _check_level(line.level)
     return db.executemany(
         f"INSERT INTO log ({Log.columns}) VALUES ({Log.marks})", [line.params() for line in lines]
     )
+
+
+def _check_level(level: int) -> None:
+    if not isinstance(level, int) or not -_MAX_LEVEL - 1 <= level <= _MAX_LEVEL:
+        raise BadValue(f"level={level!r}; it is a whole number of 16 bits")
 
 
 def _from_json(line: Mapping[str, Any]) -> Log:
@@ -160,7 +166,8 @@ def _where(db: Queryable, filter: LogFilter | None) -> Where:
         bounds.add("level >= ?", filter.level.ge_)
     if filter.level is not None and filter.level.le_ is not None:
         bounds.add("level <= ?", filter.level.le_)
-    where.group(bounds)
+    if filter.level is not None:
+        where.group(bounds)
     where.time("timestamp", filter.timestamp)
     where.among("flow_run_id", "uuid", filter.flow_run_id)
     where.reference("task_run_id", "uuid", filter.task_run_id)

@@ -26,6 +26,7 @@ from prefect_db.errors import (
     Duplicate,
     Error,
     Failed,
+    ForeignKeyViolation,
     LockTimeout,
     MigrationError,
     Missing,
@@ -72,23 +73,6 @@ class Migration:
     transactional: bool
 
 
-def prepare(db: Backend) -> list[str]:
-    """Bring a database up to date; one that Prefect manages is checked and left as it is.
-
-    Returns:
-        The ids of the migrations that were applied.
-
-    Raises:
-        SchemaError: Prefect manages the database, and it lacks tables or columns.
-        MigrationError: See `migrate`.
-    """
-    with db.borrowed() as connection:
-        if _has_table(connection, db.dialect, "alembic_version"):
-            _check_prefect(connection, db.dialect)
-            return []
-    return migrate(db)
-
-
 def migrate(
     db: Backend,
     *,
@@ -97,6 +81,8 @@ def migrate(
     lock_timeout: float = 60.0,
 ) -> list[str]:
     """Apply what is pending, in order: the library's migrations, or a host's own beside them.
+
+    A database that Prefect manages gets none of the library's: it is checked, and used as it is.
 
     Args:
         db: Where.
@@ -111,11 +97,15 @@ def migrate(
         Failed: A statement failed. The database is as it was before that migration.
         Drift, Missing, Duplicate, Ahead, Dirty, LockTimeout: See there.
         MigrationError: The folder's names are wrong, or a migration comes too late.
+        SchemaError: Prefect manages the database, and it lacks what our SQL needs.
     """
     migrations = load(db.dialect, directory=directory, owner=owner)
     applied: list[str] = []
     deadline = time.monotonic() + lock_timeout
     with db.borrowed() as connection:
+        if owner is None and _has_table(connection, db.dialect, "alembic_version"):
+            _check_prefect(connection, db.dialect)
+            return applied
         try:
             if not _plan(connection, db.dialect, migrations, owner):
                 return applied
@@ -254,14 +244,23 @@ def _wait(deadline: float, message: str) -> None:
     time.sleep(_POLL)
 
 
-def _begin(connection: Connection, deadline: float) -> None:
-    while True:
-        try:
-            connection.begin(read_only=False, isolation=None, timeout=None)
-        except Busy:
-            _wait(deadline, "another process has held the write lock all the time")
-        else:
-            return
+def _begin(connection: Connection, dialect: Dialect, deadline: float) -> None:
+    """Begin, on SQLite with the write lock; how long to wait for it is not busy_timeout's say."""
+    sqlite = dialect.name == "sqlite"
+    patience = _execute(connection, "PRAGMA busy_timeout")[0][0] if sqlite else 0
+    if sqlite:
+        _execute(connection, "PRAGMA busy_timeout = 10")
+    try:
+        while True:
+            try:
+                connection.begin(read_only=False, isolation=None, timeout=None)
+            except Busy:
+                _wait(deadline, "another process has held the write lock all the time")
+            else:
+                return
+    finally:
+        if sqlite:
+            _execute(connection, f"PRAGMA busy_timeout = {patience}")
 
 
 def _apply_next(
@@ -276,7 +275,7 @@ def _apply_next(
     None if another process is in the middle of one outside a transaction: look again.
     """
     with _foreign_keys_off(connection, dialect):
-        _begin(connection, deadline)
+        _begin(connection, dialect, deadline)
         try:
             _execute(connection, _CREATE_TABLE[dialect.name])
             try:
@@ -358,9 +357,13 @@ def _foreign_keys_off(connection: Connection, dialect: Dialect) -> Iterator[None
 
 def _check_foreign_keys(connection: Connection, dialect: Dialect, migration: Migration) -> None:
     if dialect.name == "sqlite":
-        broken = {row[0] for row in _execute(connection, "PRAGMA foreign_key_check")}
+        try:
+            broken = {str(row[0]) for row in _execute(connection, "PRAGMA foreign_key_check")}
+        except Error as error:
+            raise _failed(migration, 0, error) from error
         if broken:
-            raise Failed(f"{migration.file} leaves broken foreign keys in {', '.join(broken)}")
+            violation = ForeignKeyViolation(f"broken foreign keys in {', '.join(sorted(broken))}")
+            raise _failed(migration, 0, violation)
 
 
 def _check_prefect(connection: Connection, dialect: Dialect) -> None:

@@ -23,7 +23,7 @@ from prefect_db.states import (
     complete_details,
     complete_policy,
 )
-from prefect_db.values import Array, Json, read_uuid, to_datetime, to_uuid
+from prefect_db.values import Array, Json, read_uuid, to_datetime, to_list, to_object, to_uuid
 
 _PREFIX: Final = "prefect.task-run."
 _FLOW_RUN_PREFIX: Final = "prefect.flow-run."
@@ -33,6 +33,12 @@ NaturalKey = tuple[UUID, str, str]
 
 def _duration(value: Any) -> timedelta:
     return value if isinstance(value, timedelta) else timedelta(seconds=value)
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 2**31:
+        raise BadValue("a count that is no whole number of 31 bits")
+    return value
 
 
 def _policy(value: Any) -> dict[str, Any]:
@@ -51,12 +57,12 @@ _COLUMNS: Final[dict[str, tuple[Any, Any]]] = {
     "cache_key": (_itself, None),
     "cache_expiration": (to_datetime, None),
     "task_version": (_itself, None),
-    "flow_run_run_count": (_itself, 0),
+    "flow_run_run_count": (_count, 0),
     "empirical_policy": (_policy, _policy({})),
-    "task_inputs": (_itself, {}),
-    "tags": (_itself, []),
-    "labels": (_itself, {}),
-    "run_count": (_itself, 0),
+    "task_inputs": (to_object, {}),
+    "tags": (to_list, []),
+    "labels": (to_object, {}),
+    "run_count": (_count, 0),
     "expected_start_time": (to_datetime, None),
     "next_scheduled_start_time": (to_datetime, None),
     "start_time": (to_datetime, None),

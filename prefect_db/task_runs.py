@@ -17,7 +17,7 @@ from prefect_db import run_states
 from prefect_db.errors import NotFound, SerializationFailure
 from prefect_db.filters import AnyOf, Name, Operator, Reference, Tags, Time, Where, page
 from prefect_db.filters import State as StateFilter
-from prefect_db.ids import uuid7
+from prefect_db.ids import given_or_new
 from prefect_db.queryable import Queryable
 from prefect_db.row import Record
 from prefect_db.states import (
@@ -28,6 +28,7 @@ from prefect_db.states import (
     complete_policy,
 )
 from prefect_db.task_run_events import record as record
+from prefect_db.values import check_text, to_list, to_object
 
 
 @dataclass(slots=True)
@@ -128,10 +129,10 @@ def create(
     with db.transaction() as txn:
         columns = StateColumns(empirical_policy=complete_policy(empirical_policy, TASK_RUN_POLICY))
         run = TaskRun(
-            id=id or uuid7(),
+            id=given_or_new(id),
             created=now,
             updated=now,
-            name=name,
+            name=check_text(name),
             state_type=None,
             state_name=None,
             state_timestamp=None,
@@ -143,15 +144,15 @@ def create(
             end_time=None,
             total_run_time=timedelta(),
             flow_run_id=flow_run_id,
-            task_key=task_key,
-            dynamic_key=dynamic_key,
+            task_key=check_text(task_key),
+            dynamic_key=check_text(dynamic_key),
             cache_key=cache_key,
             cache_expiration=cache_expiration,
             task_version=task_version,
             flow_run_run_count=0,
             empirical_policy=columns.empirical_policy,
-            task_inputs=dict(task_inputs or {}),
-            tags=list(tags),
+            task_inputs=to_object(task_inputs or {}),
+            tags=to_list(tags),
             labels=_labels(txn, flow_run_id, labels),
         )
         if flow_run_id is None:

@@ -174,35 +174,42 @@ def compile_statement(sql: str, pattern: re.Pattern[str], *, numbered: bool) -> 
 def split_script(script: str, pattern: re.Pattern[str]) -> list[tuple[int, str]]:
     """The statements of a script, each with its offset and without its semicolon.
 
-    Between BEGIN and END of a CREATE FUNCTION, PROCEDURE or TRIGGER a semicolon ends nothing.
+    A semicolon ends nothing in parentheses, nor in the body of a routine: from its BEGIN to the
+    END that follows a semicolon. No other END does, be it of a CASE or a column's name.
 
     Raises:
         ProgrammingError: A quote, a comment or a BEGIN is never closed.
     """
+    opening = "begin" if pattern is SQLITE_TOKENS else "begin atomic"
     statements: list[tuple[int, str]] = []
-    words = ""
+    words = last = ""
     begin: int | None = None
-    depth = parentheses = previous = 0
+    parentheses = previous = 0
+    in_body = may_end = False
     for kind, start, end, text in tokens(pattern, script):
         if begin is None:
             operators = script[previous:start].lstrip()
             if operators or kind not in ("comment", "end"):
                 begin = start - len(operators)
         previous = end
-        if kind == "end" and depth == 0 and parentheses == 0:
+        if kind == "end" and not in_body and parentheses == 0:
             if begin is not None:
                 statements.append((begin, script[begin:start].rstrip()))
-            begin, words, parentheses = None, "", 0
+            begin, words, last, parentheses = None, "", "", 0
         elif kind == "paren":
             parentheses = max(parentheses + (1 if text == "(" else -1), 0)
-        # `new.end` is a column.
-        elif kind == "word" and script[start - 1 : start] != ".":
+        elif kind == "word":
             word = text.lower()
+            if in_body:
+                in_body = not (may_end and word == "end")
+            elif _ROUTINE.match(words):
+                in_body = opening in (word, f"{last} {word}")
             if len(words) < _LONGEST_BEGINNING:
                 words += f"{word} "
-            if _ROUTINE.match(words):
-                depth += (word in ("begin", "case")) - (word == "end")
-    if depth > 0:
+            last = word
+        if kind != "comment":
+            may_end = kind == "end" or last == "atomic"
+    if in_body:
         raise ProgrammingError("a BEGIN without its END", sql=script)
     rest = script[previous:].lstrip()
     if begin is None and rest:

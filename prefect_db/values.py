@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
@@ -31,7 +31,7 @@ class Array:
     __slots__ = ("values",)
 
     def __init__(self, values: Sequence[Any]) -> None:
-        self.values = list(values)
+        self.values = to_list(values)
 
 
 class Json:
@@ -109,8 +109,10 @@ def check_text(value: str) -> str:
     """The text itself.
 
     Raises:
-        BadValue: It has a NUL or a lone surrogate, which PostgreSQL cannot store.
+        BadValue: It is none, or has a NUL or a lone surrogate, which PostgreSQL cannot store.
     """
+    if not isinstance(value, str):
+        raise BadValue(f"a {type(value).__name__} where a text belongs")
     if "\0" in value:
         raise BadValue("a text with a NUL character")
     if not value.isascii():
@@ -169,6 +171,28 @@ def to_datetime(value: Any) -> datetime:
     if not isinstance(value, datetime):
         raise BadValue(f"a {type(value).__name__} where a time belongs")
     return as_utc(value)
+
+
+def to_list(values: Any) -> list[Any]:
+    """The values as a list.
+
+    Raises:
+        BadValue: It is no sequence, or a text, which is one of characters.
+    """
+    if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
+        raise BadValue(f"a {type(values).__name__} where a list belongs")
+    return list(values)
+
+
+def to_object(value: Any) -> dict[str, Any]:
+    """The mapping as a JSON object.
+
+    Raises:
+        BadValue: It is no mapping.
+    """
+    if not isinstance(value, Mapping):
+        raise BadValue(f"a {type(value).__name__} where an object belongs")
+    return dict(value)
 
 
 def to_uuid(value: Any) -> UUID:
@@ -267,10 +291,7 @@ def read_uuid(value: Any) -> UUID:
 def read_datetime(value: Any) -> datetime:
     """The aware datetime, in UTC, of a stored one."""
     if type(value) is str:
-        # A date alone would take the zone for its time.
-        if len(value) < 19:
-            raise ValueError("a time has at least seconds")
-        return datetime.fromisoformat(value + "+00:00")
+        return datetime.fromisoformat(value + "Z")
     result: datetime = value
     return result if result.tzinfo is UTC else as_utc(result)
 

@@ -26,7 +26,7 @@ from prefect_db import (
     connect,
 )
 from prefect_db.testing import postgres_server
-from tests.faults import BOUND, until
+from tests.faults import BOUND, in_thread, until
 
 pytestmark = pytest.mark.only("postgres", "SQLite has no server, and one writer")
 
@@ -242,7 +242,7 @@ def test_the_pool_grows_to_its_size_and_no_further(db: Backend) -> None:
 def test_a_full_pool_is_a_timeout_that_says_so(url: str) -> None:
     with connect(url, migrate=False, pool_size=2, pool_timeout=0.2) as db:
         with db.transaction(), db.transaction(), pytest.raises(PoolTimeout) as caught:
-            db.value("SELECT 1")
+            in_thread(lambda: db.value("SELECT 1"))
         assert (caught.value.stats.size, caught.value.stats.in_use) == (2, 2)
         assert "in_use=2" in str(caught.value)
         assert db.value("SELECT 1") == 1

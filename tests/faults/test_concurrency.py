@@ -191,9 +191,14 @@ def _collected_at(db: Backend, moment: int) -> bool:
         if frame.f_globals.get("__name__", "").startswith("prefect_db."):
             steps += event == "line"
             if steps == moment:
-                garbage.close()
+                close()
             return trace
         return None
+
+    def close() -> None:
+        # It may be the other's turn to close it.
+        with suppress(ValueError):
+            garbage.close()
 
     def work() -> None:
         sys.settrace(trace)
@@ -206,7 +211,6 @@ def _collected_at(db: Backend, moment: int) -> bool:
     thread = threading.Thread(target=work)
     thread.start()
     until(lambda: not thread.is_alive() or db.stats().waiting == 1)
-    reached = steps >= moment
-    garbage.close()
+    close()
     thread.join()
-    return reached
+    return steps >= moment

@@ -425,7 +425,7 @@ class TestFile:
 
     def test_memory_is_no_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)
-        make_file(":memory:")
+        SQLiteDriver().open(from_url(":memory:")).close()
         assert os.listdir(tmp_path) == []
 
     def test_a_missing_folder_is_named(self, tmp_path: Path) -> None:

@@ -418,7 +418,6 @@ class TestStatement:
             "SELECT 1;SELECT 2;",
             "SELECT 1; -- c\n'a'",
             "SELECT 1; ?",
-            ";SELECT 1",
             "BEGIN; COMMIT",
         ],
     )
@@ -427,9 +426,9 @@ class TestStatement:
             dialect.compile(sql)
 
     @pytest.mark.parametrize(
-        "sql", ["SELECT 1;", "SELECT 1 ; ", "SELECT 1;;", "SELECT 1; -- ; ?\n", "SELECT ';'; /**/"]
+        "sql", ["SELECT 1;", "SELECT 1 ; ", "SELECT 1;;", "SELECT 1; -- ; ?\n", ";SELECT ';'; /**/"]
     )
-    def test_semicolons_and_comments_may_follow(self, dialect: Dialect, sql: str) -> None:
+    def test_semicolons_and_comments_may_surround_it(self, dialect: Dialect, sql: str) -> None:
         assert dialect.compile(sql).text == sql
 
     @pytest.mark.parametrize("sql", ["SELECT '", 'SELECT "', "SELECT 'it''s", "SELECT 1 /*", "/*/"])
@@ -668,6 +667,12 @@ class TestSplitRoutines:
             (script.index(f"SELECT 1;{routine[:6]}"), "SELECT 1"),
             (script.rindex(routine), routine),
         ]
+
+    @ROUTINES
+    def test_the_whole_is_one_statement(self, dialect: Dialect, routine: str) -> None:
+        assert dialect.compile(f"{routine};").text == f"{routine};"
+        with pytest.raises(ProgrammingError, match="two statements"):
+            dialect.compile(f"{routine}; SELECT 1")
 
     @ROUTINES
     @pytest.mark.parametrize("after", ["", "; SELECT 1", "-- END"])
