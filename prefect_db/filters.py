@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
-from uuid import UUID
 
 from prefect_db.dialect import Dialect
 from prefect_db.errors import BadValue
-from prefect_db.values import Array
+from prefect_db.states import StateType
+from prefect_db.values import Array, to_list, to_uuid
 
 Operator = Literal["and_", "or_"]
 
@@ -148,7 +148,8 @@ class Where:
         """A `Reference` of a column."""
         if leaf is not None:
             inner = Where(self._dialect, leaf.operator)
-            inner.among(column, kind, AnyOf(any_=leaf.any_))
+            if leaf.any_ is not None:
+                inner.among(column, kind, AnyOf(any_=leaf.any_))
             inner.null(column, leaf.is_null_)
             self.group(inner)
 
@@ -174,7 +175,7 @@ class Where:
             return
         inner = Where(self._dialect, leaf.operator)
         if leaf.all_:
-            wanted = list(dict.fromkeys(leaf.all_))
+            wanted = list(dict.fromkeys(to_list(leaf.all_)))
             inner.add(
                 self._dialect.pick(
                     sqlite=f"(SELECT count(DISTINCT t.value) FROM json_each({column}) AS t WHERE"
@@ -207,15 +208,18 @@ class Where:
 
 
 def _values(values: Sequence[Any], kind: str) -> list[Any]:
-    """Texts of UUIDs as UUIDs: as texts, `ABC...` and `abc...` would differ on SQLite."""
-    if isinstance(values, (str, bytes)):
-        raise BadValue(f"{type(values).__name__} where a list of values belongs")
-    if kind != "uuid":
-        return list(values)
-    try:
-        return [value if isinstance(value, UUID) else UUID(value) for value in values]
-    except (ValueError, TypeError, AttributeError) as error:
-        raise BadValue("a value that is no UUID where ids are compared") from error
+    """The values, if they are of the column's kind: SQLite would compare it with anything."""
+    listed = to_list(values)
+    if kind == "uuid":
+        return [to_uuid(value) for value in listed]
+    if kind == "state_type":
+        unknown = [value for value in listed if value not in _STATE_TYPES]
+        if unknown:
+            raise BadValue(f"{unknown[0]!r} is no state type; there are {', '.join(StateType)}")
+    return listed
+
+
+_STATE_TYPES = frozenset(StateType)
 
 
 def escape_like(text: str) -> str:

@@ -24,7 +24,7 @@ from prefect_db.states import (
     complete_policy,
     make,
 )
-from prefect_db.values import check_text, to_list, to_object
+from prefect_db.values import check_text, to_list, to_object, to_uuid
 
 
 @dataclass(slots=True)
@@ -150,6 +150,7 @@ def create(
         BadValue: A value cannot be stored.
     """
     now = datetime.now(UTC)
+    flow_id = to_uuid(flow_id)
     columns = StateColumns(empirical_policy=complete_policy(empirical_policy, FLOW_RUN_POLICY))
     if job_variables is None and idempotency_key is None:
         # Prefect's two ways of inserting differ in what they make of no variables.
@@ -212,7 +213,9 @@ def get(db: Queryable, flow_run_id: UUID, *, for_update: bool = False) -> FlowRu
     """
     lock = db.dialect.pick(sqlite="", postgres=" FOR UPDATE") if for_update else ""
     return db.row(
-        f"SELECT {FlowRun.columns} FROM flow_run WHERE id = ?{lock}", (flow_run_id,), into=FlowRun
+        f"SELECT {FlowRun.columns} FROM flow_run WHERE id = ?{lock}",
+        (to_uuid(flow_run_id),),
+        into=FlowRun,
     )
 
 
@@ -285,7 +288,7 @@ def update(db: Queryable, flow_run_id: UUID, **changes: Unpack[FlowRunChanges]) 
     run = db.row(
         f"UPDATE flow_run SET {assignments}updated = {db.dialect.clock} WHERE id = ?"
         f" RETURNING {FlowRun.columns}",
-        (*values.values(), flow_run_id),
+        (*values.values(), to_uuid(flow_run_id)),
         into=FlowRun,
     )
     return _found(run, flow_run_id)
@@ -314,13 +317,13 @@ def delete(db: Queryable, flow_run_id: UUID) -> None:
     Raises:
         NotFound: There is no such flow run.
     """
-    if not db.execute("DELETE FROM flow_run WHERE id = ?", (flow_run_id,)):
+    if not db.execute("DELETE FROM flow_run WHERE id = ?", (to_uuid(flow_run_id),)):
         raise NotFound(f"no flow run {flow_run_id}")
 
 
 def history(db: Queryable, flow_run_id: UUID) -> list[State]:
     """The states of a flow run, oldest first; none if there is no such run."""
-    return run_states.history(db, "flow_run", flow_run_id)
+    return run_states.history(db, "flow_run", to_uuid(flow_run_id))
 
 
 def set_state(db: Queryable, flow_run_id: UUID, state: State) -> State:
@@ -336,6 +339,7 @@ def set_state(db: Queryable, flow_run_id: UUID, state: State) -> State:
         NotFound: There is no such flow run.
         UniqueViolation: Another state has this id.
     """
+    flow_run_id = to_uuid(flow_run_id)
     with db.transaction() as txn:
         lock = db.dialect.pick(sqlite="", postgres=" FOR UPDATE")
         run = txn.row(
@@ -461,7 +465,8 @@ def _created_by(where: Where, db: Queryable, leaf: CreatedBy | None) -> None:
         column = db.dialect.pick(
             sqlite=f"json_extract(created_by, '$.{key}')", postgres=f"created_by ->> '{key}'"
         )
-        texts = None if values is None else [str(value) for value in values]
-        inner.among(f"({column})", "text", AnyOf(any_=texts))
+        if values is not None:
+            texts = [str(value) for value in to_list(values)]
+            inner.among(f"({column})", "text", AnyOf(any_=texts))
     inner.null("created_by", leaf.is_null_)
     where.group(inner)

@@ -14,7 +14,7 @@ from prefect_db.filters import Among, Name, Operator, Tags, Where, page
 from prefect_db.ids import given_or_new
 from prefect_db.queryable import Queryable
 from prefect_db.row import Record
-from prefect_db.values import check_text, to_list, to_object
+from prefect_db.values import check_text, to_list, to_object, to_uuid
 
 
 @dataclass(slots=True)
@@ -83,7 +83,7 @@ def create(
 
 def get(db: Queryable, flow_id: UUID) -> Flow | None:
     """The flow with this id, or None."""
-    return db.row(f"SELECT {Flow.columns} FROM flow WHERE id = ?", (flow_id,), into=Flow)
+    return db.row(f"SELECT {Flow.columns} FROM flow WHERE id = ?", (to_uuid(flow_id),), into=Flow)
 
 
 def get_by_name(db: Queryable, name: str) -> Flow | None:
@@ -123,7 +123,7 @@ def update(db: Queryable, flow_id: UUID, *, tags: Sequence[str]) -> Flow:
     flow = db.row(
         f"UPDATE flow SET tags = ?, updated = {db.dialect.clock} WHERE id = ?"
         f" RETURNING {Flow.columns}",
-        (to_list(tags), flow_id),
+        (to_list(tags), to_uuid(flow_id)),
         into=Flow,
     )
     if flow is None:
@@ -137,7 +137,7 @@ def delete(db: Queryable, flow_id: UUID) -> None:
     Raises:
         NotFound: There is no such flow.
     """
-    if not db.execute("DELETE FROM flow WHERE id = ?", (flow_id,)):
+    if not db.execute("DELETE FROM flow WHERE id = ?", (to_uuid(flow_id),)):
         raise NotFound(f"no flow {flow_id}")
 
 

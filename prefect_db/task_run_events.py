@@ -6,7 +6,7 @@ event that occurred last.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -23,7 +23,16 @@ from prefect_db.states import (
     complete_details,
     complete_policy,
 )
-from prefect_db.values import Array, Json, read_uuid, to_datetime, to_list, to_object, to_uuid
+from prefect_db.values import (
+    Array,
+    Json,
+    check_text,
+    read_uuid,
+    to_datetime,
+    to_list,
+    to_object,
+    to_uuid,
+)
 
 _PREFIX: Final = "prefect.task-run."
 _FLOW_RUN_PREFIX: Final = "prefect.flow-run."
@@ -45,18 +54,14 @@ def _policy(value: Any) -> dict[str, Any]:
     return complete_policy(value, TASK_RUN_POLICY)
 
 
-def _itself(value: Any) -> Any:
-    return value
-
-
 # The columns that a payload can give, how they are read, and what a new row has without them.
 _COLUMNS: Final[dict[str, tuple[Any, Any]]] = {
-    "name": (_itself, ""),
-    "task_key": (_itself, ""),
-    "dynamic_key": (_itself, ""),
-    "cache_key": (_itself, None),
+    "name": (check_text, ""),
+    "task_key": (check_text, ""),
+    "dynamic_key": (check_text, ""),
+    "cache_key": (check_text, None),
     "cache_expiration": (to_datetime, None),
-    "task_version": (_itself, None),
+    "task_version": (check_text, None),
     "flow_run_run_count": (_count, 0),
     "empirical_policy": (_policy, _policy({})),
     "task_inputs": (to_object, {}),
@@ -139,8 +144,8 @@ def _change(event: Event) -> _Change:
         )
         flow_run_id = None if flow_run_id is None else to_uuid(flow_run_id)
         columns = {
-            name: None if given[name] is None else read(given[name])
-            for name, (read, _) in _COLUMNS.items()
+            name: _read(name, given[name], read, default)
+            for name, (read, default) in _COLUMNS.items()
             if name in given
         }
         if not all(isinstance(columns.get(name), str) for name in _REQUIRED):
@@ -149,9 +154,9 @@ def _change(event: Event) -> _Change:
         state = State(
             id=to_uuid(proposed["id"]),
             type=kind,
-            name=proposed.get("name") or kind.capitalize(),
+            name=check_text(proposed.get("name") or kind.capitalize()),
             timestamp=to_datetime(proposed["timestamp"]),
-            message=proposed.get("message"),
+            message=_read("message", proposed.get("message"), check_text, None),
             state_details=complete_details(
                 {
                     **(proposed.get("state_details") or {}),
@@ -161,9 +166,16 @@ def _change(event: Event) -> _Change:
             ),
             data=proposed.get("data"),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise BadValue(f"event {event.id} has no payload of a task run") from error
     return _Change(task_run_id, flow_run_id, columns, state)
+
+
+def _read(name: str, value: Any, read: Callable[[Any], Any], default: Any) -> Any:
+    """The value of a column; None only where NULL may be stored."""
+    if value is None and (default is None or name == "labels"):
+        return None
+    return read(value)
 
 
 def _object_id(resource_id: str, prefix: str) -> UUID:
@@ -221,7 +233,9 @@ def _canonical_ids(changes: list[_Change], existing: _Existing) -> dict[UUID, UU
     """The id under which each task run is, or will be, stored: one natural key, one row."""
     canonical: dict[UUID, UUID] = {}
     by_key = dict(existing.by_key)
-    for change in sorted(changes, key=lambda change: change.state.timestamp, reverse=True):
+    for change in sorted(
+        changes, key=lambda change: (change.state.timestamp, change.state.id), reverse=True
+    ):
         task_run_id, key = change.task_run_id, change.natural_key
         if key is not None and key in by_key:
             canonical.setdefault(task_run_id, by_key[key])
@@ -246,7 +260,7 @@ def _new_states(
     known = {row.uuid(0) for row in rows}
     taken = {(row.uuid(1), row.datetime(2)) for row in rows}
     new = []
-    for change in sorted(changes, key=lambda change: change.state.timestamp):
+    for change in sorted(changes, key=lambda change: (change.state.timestamp, change.state.id)):
         state, task_run_id = change.state, canonical[change.task_run_id]
         if state.id in known:
             continue

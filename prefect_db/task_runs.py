@@ -28,7 +28,7 @@ from prefect_db.states import (
     complete_policy,
 )
 from prefect_db.task_run_events import record as record
-from prefect_db.values import check_text, to_list, to_object
+from prefect_db.values import check_text, to_list, to_object, to_uuid
 
 
 @dataclass(slots=True)
@@ -126,6 +126,7 @@ def create(
         BadValue: A value cannot be stored.
     """
     now = datetime.now(UTC)
+    flow_run_id = None if flow_run_id is None else to_uuid(flow_run_id)
     with db.transaction() as txn:
         columns = StateColumns(empirical_policy=complete_policy(empirical_policy, TASK_RUN_POLICY))
         run = TaskRun(
@@ -185,7 +186,9 @@ def get(db: Queryable, task_run_id: UUID, *, for_update: bool = False) -> TaskRu
     """
     lock = db.dialect.pick(sqlite="", postgres=" FOR UPDATE") if for_update else ""
     return db.row(
-        f"SELECT {TaskRun.columns} FROM task_run WHERE id = ?{lock}", (task_run_id,), into=TaskRun
+        f"SELECT {TaskRun.columns} FROM task_run WHERE id = ?{lock}",
+        (to_uuid(task_run_id),),
+        into=TaskRun,
     )
 
 
@@ -226,13 +229,13 @@ def delete(db: Queryable, task_run_id: UUID) -> None:
     Raises:
         NotFound: There is no such task run.
     """
-    if not db.execute("DELETE FROM task_run WHERE id = ?", (task_run_id,)):
+    if not db.execute("DELETE FROM task_run WHERE id = ?", (to_uuid(task_run_id),)):
         raise NotFound(f"no task run {task_run_id}")
 
 
 def history(db: Queryable, task_run_id: UUID) -> list[State]:
     """The states of a task run, oldest first; none if there is no such run."""
-    return run_states.history(db, "task_run", task_run_id)
+    return run_states.history(db, "task_run", to_uuid(task_run_id))
 
 
 def set_state(db: Queryable, task_run_id: UUID, state: State) -> State:
@@ -247,6 +250,7 @@ def set_state(db: Queryable, task_run_id: UUID, state: State) -> State:
         NotFound: There is no such task run.
         UniqueViolation: Another state has this id.
     """
+    task_run_id = to_uuid(task_run_id)
     with db.transaction() as txn:
         lock = db.dialect.pick(sqlite="", postgres=" FOR UPDATE")
         run = txn.row(
@@ -325,11 +329,14 @@ def _where(db: Queryable, filter: TaskRunFilter | None) -> Where:
     where.time("start_time", filter.start_time)
     where.time("end_time", filter.end_time)
     where.time("expected_start_time", filter.expected_start_time)
-    if filter.subflow_runs is not None and filter.subflow_runs.exists_ is not None:
-        exists = "EXISTS" if filter.subflow_runs.exists_ else "NOT EXISTS"
-        where.add(
-            f"{exists} (SELECT 1 FROM flow_run AS f WHERE f.parent_task_run_id = task_run.id)"
-        )
+    if filter.subflow_runs is not None:
+        subflows = Where(db.dialect)
+        if filter.subflow_runs.exists_ is not None:
+            exists = "EXISTS" if filter.subflow_runs.exists_ else "NOT EXISTS"
+            subflows.add(
+                f"{exists} (SELECT 1 FROM flow_run AS f WHERE f.parent_task_run_id = task_run.id)"
+            )
+        where.group(subflows)
     reference = filter.flow_run_id
     if reference is not None and reference.any_ is None:
         where.null("flow_run_id", bool(reference.is_null_))

@@ -56,9 +56,7 @@ def test_a_child_is_refused_the_parents_transaction(url: str, db: Backend) -> No
     assert _ids(db) == [1, 2]
 
 
-def test_a_child_that_leaves_the_parents_transaction_does_not_end_it(
-    url: str, db: Backend
-) -> None:
+def test_a_child_that_leaves_the_parents_transaction_does_not_end_it(url: str, db: Backend) -> None:
     in_process(_child_leaves_the_transaction, url)
     assert _ids(db) == [1, 2]
 
