@@ -35,7 +35,8 @@ _IDLE: Final = 1.0
 
 _PIDS: Final = (
     "SELECT pid FROM pg_stat_activity"
-    " WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type LIKE 'client%'"
+    " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    " AND backend_type LIKE 'client%'"
 )
 
 

@@ -412,7 +412,8 @@ def test_a_trigger_is_one_statement(db: Backend) -> None:
 
 def test_the_hosts_sqlite3_is_not_changed(path: Path) -> None:
     program = (
-        "import sqlite3, sys; from datetime import UTC, datetime, timedelta; from uuid import uuid4;"
+        "import sqlite3, sys; from datetime import UTC, datetime, timedelta;"
+        "from uuid import uuid4;"
         "before = [dict(sqlite3.adapters), dict(sqlite3.converters), sqlite3.threadsafety];"
         "import prefect_db; db = prefect_db.connect(f'sqlite:///{sys.argv[1]}');"
         "db.execute('CREATE TABLE item (a TIMESTAMP, b DATE, c, d, e)');"

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, suppress
 from typing import Any
 
@@ -719,7 +719,7 @@ def _set_default(url: str, setting: str, value: str) -> None:
         admin.execute(f'ALTER DATABASE "{admin.info.dbname}" SET {setting} TO {value}')
 
 
-def _suspended(db: Backend) -> Iterator[int]:
+def _suspended(db: Backend) -> Generator[int, None, None]:
     with db.transaction() as txn:
         _add(txn, 1)
         yield db.stats().in_use
