@@ -36,7 +36,8 @@ class Lending(Generic[T]):
     """
 
     def __init__(self, items: list[T]) -> None:
-        self._mutex = threading.Lock()
+        # Reentrant: the collection of garbage may end, and give back, at any allocation here.
+        self._mutex = threading.RLock()
         self._free = list(items)
         self._queue: deque[_Turn[T]] = deque()
         self._holders: dict[int, int] = {}
@@ -80,8 +81,15 @@ class Lending(Generic[T]):
                         "this thread holds the connection in a transaction already; inside its"
                         " block use the transaction, not the Backend"
                     )
-                turn = _Turn()
+            turn = _Turn()
+            with self._mutex:
                 self._queue.append(turn)
+                if self._free:
+                    # Given back since: it goes to whoever is first.
+                    again = self._free[-1]
+                    self._holders[id(again)] = 0
+                    self._free.remove(again)
+                    self.release(again)
             started = time.monotonic()
             in_time = turn.gate.acquire(timeout=timeout)
             with self._mutex:

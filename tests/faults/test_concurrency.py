@@ -182,6 +182,8 @@ def _collect_at_every_moment(url: str) -> None:
 def _collected_at(db: Backend, moment: int) -> bool:
     """End a transaction in the middle of another's begin; False if that took fewer steps."""
 
+    steps = 0
+
     def suspended() -> Generator[None, None, None]:
         with db.transaction():
             yield
@@ -205,7 +207,6 @@ def _collected_at(db: Backend, moment: int) -> bool:
         with db.transaction():
             pass
 
-    steps = 0
     garbage = suspended()
     next(garbage)
     thread = threading.Thread(target=work)

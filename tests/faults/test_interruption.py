@@ -300,6 +300,8 @@ def _interrupted(operation: Callable[[Backend, int], Any], db: Backend, step: in
     Python looks for signals where a function of its own begins, and after each call of one in C.
     """
 
+    steps = 0
+
     def profile(frame: FrameType, event: str, arg: object) -> None:
         nonlocal steps
         own = frame.f_globals.get("__name__", "").startswith("prefect_db.")
@@ -308,7 +310,6 @@ def _interrupted(operation: Callable[[Backend, int], Any], db: Backend, step: in
             if steps == step:
                 raise KeyboardInterrupt(f"{frame.f_code.co_qualname}, line {frame.f_lineno}")
 
-    steps = 0
     with suppress(KeyboardInterrupt):
         try:
             sys.setprofile(profile)
