@@ -88,7 +88,8 @@ def migrate(
         db: Where.
         directory: The host's folder of `NNN_name/sqlite.sql` and `NNN_name/postgres.sql`.
         owner: The host's name, with `directory`: lower-case letters, digits, `_` and `-`.
-        lock_timeout: Seconds to wait for another process that migrates.
+        lock_timeout: Seconds to wait for another process that migrates; on SQLite at least
+            busy_timeout.
 
     Returns:
         The ids of the migrations that were applied.
@@ -244,23 +245,14 @@ def _wait(deadline: float, message: str) -> None:
     time.sleep(_POLL)
 
 
-def _begin(connection: Connection, dialect: Dialect, deadline: float) -> None:
-    """Begin, on SQLite with the write lock; how long to wait for it is not busy_timeout's say."""
-    sqlite = dialect.name == "sqlite"
-    patience = _execute(connection, "PRAGMA busy_timeout")[0][0] if sqlite else 0
-    if sqlite:
-        _execute(connection, "PRAGMA busy_timeout = 10")
-    try:
-        while True:
-            try:
-                connection.begin(read_only=False, isolation=None, timeout=None)
-            except Busy:
-                _wait(deadline, "another process has held the write lock all the time")
-            else:
-                return
-    finally:
-        if sqlite:
-            _execute(connection, f"PRAGMA busy_timeout = {patience}")
+def _begin(connection: Connection, deadline: float) -> None:
+    while True:
+        try:
+            connection.begin(read_only=False, isolation=None, timeout=None)
+        except Busy:
+            _wait(deadline, "another process has held the write lock all the time")
+        else:
+            return
 
 
 def _apply_next(
@@ -275,7 +267,7 @@ def _apply_next(
     None if another process is in the middle of one outside a transaction: look again.
     """
     with _foreign_keys_off(connection, dialect):
-        _begin(connection, dialect, deadline)
+        _begin(connection, deadline)
         try:
             _execute(connection, _CREATE_TABLE[dialect.name])
             try:

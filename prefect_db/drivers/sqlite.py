@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from prefect_db.dialect import SQLITE, Dialect
 from prefect_db.drivers.base import (
@@ -45,8 +45,12 @@ MINIMUM_VERSION: Final = (3, 35, 0)  # RETURNING
 _WATCH_STEPS: Final = 20_000
 # Read-only transactions get connections of their own; so many of them are kept when idle.
 _SPARES: Final = 4
+# Seconds that SQLite waits for a lock by itself, before Python looks for signals and lets it try
+# again. Not 0: opening may have to wait for another process's recovery of the WAL.
+_LOCK_WAIT: Final = 0.1
 
 Names = Callable[[], tuple[str, ...]]
+T = TypeVar("T")
 
 
 class SQLiteConnection:
@@ -59,6 +63,7 @@ class SQLiteConnection:
         self._busy_timeout = busy_timeout
         self._read_only = self._refuses_writes = read_only
         self._deadline: float | None = None
+        self._give_up_at: float | None = None
         self._stopped_by: BaseException | None = None
         native.set_progress_handler(self._watch().__next__, _WATCH_STEPS)
 
@@ -95,8 +100,38 @@ class SQLiteConnection:
                 # sqlite3 counts only for statements that begin with INSERT, UPDATE or DELETE.
                 count = native.execute("SELECT changes()").fetchone()[0]
         except (sqlite3.Error, OverflowError, UnicodeError) as error:
+            if self._may_wait(error) and not native.in_transaction:
+                return self._patiently(lambda: self.execute(statement, values))
             raise self._error(error, statement.sql) from error
         return Result(rows, count, _names(cursor))
+
+    def _may_wait(self, error: Exception) -> bool:
+        """True if another connection's lock was in the way, and nobody waits for it yet."""
+        code = getattr(error, "sqlite_errorcode", 0)
+        return code & 0xFF == sqlite3.SQLITE_BUSY and self._give_up_at is None
+
+    def _patiently(self, attempt: Callable[[], T]) -> T:
+        """Try again until busy_timeout, or the transaction's deadline, is over.
+
+        SQLite could wait as long by itself, but deaf to signals.
+        """
+        self._give_up_at = time.monotonic() + self._busy_timeout
+        if self._deadline is not None:
+            self._give_up_at = min(self._give_up_at, self._deadline)
+        try:
+            while True:
+                try:
+                    return attempt()
+                except Busy as error:
+                    now = time.monotonic()
+                    if now > self._give_up_at:
+                        if self._deadline is not None and now > self._deadline:
+                            raise QueryTimeout(
+                                error.message, sql=error.sql, code=error.code
+                            ) from error
+                        raise
+        finally:
+            self._give_up_at = None
 
     def executemany(self, statement: Statement, rows: Sequence[Sequence[Any]]) -> int:
         try:
@@ -126,20 +161,11 @@ class SQLiteConnection:
         # transaction that reads and then writes fails with BUSY_SNAPSHOT at once, whatever the
         # timeout; so whatever may write takes the lock now.
         self._deadline = None if timeout is None else time.monotonic() + timeout
-        short = timeout is not None and timeout < self._busy_timeout
-        if timeout is not None and short:
-            self._run(f"PRAGMA busy_timeout = {max(1, int(timeout * 1000))}")
         try:
             self._run("BEGIN" if read_only else "BEGIN IMMEDIATE")
-        except Busy as error:
+        except BaseException:
             self._deadline = None
-            if short:
-                raise QueryTimeout(error.message, sql=error.sql, code=error.code) from error
             raise
-        finally:
-            if short:
-                self._run(f"PRAGMA busy_timeout = {int(self._busy_timeout * 1000)}")
-
         if read_only and not self._refuses_writes:
             # `:memory:` has one connection for readers and writers.
             self._run("PRAGMA query_only = ON")
@@ -192,6 +218,8 @@ class SQLiteConnection:
         try:
             self.native.execute(sql).close()
         except sqlite3.Error as error:
+            if self._may_wait(error):
+                return self._patiently(lambda: self._run(sql))
             raise self._error(error, sql) from error
 
     def _error(self, error: Exception, sql: str) -> Error:
@@ -213,6 +241,7 @@ class HostConnection(SQLiteConnection):
         self._busy_timeout = 5.0
         self._read_only = self._refuses_writes = False
         self._deadline = None
+        self._give_up_at = None
         self._stopped_by = None
 
     def _cursor(self) -> sqlite3.Cursor:
@@ -258,8 +287,7 @@ def open_connection(settings: Settings, *, read_only: bool = False) -> SQLiteCon
     try:
         native = sqlite3.connect(
             settings.path,
-            # Not 0, ever: opening may have to wait for another process's recovery of the WAL.
-            timeout=max(options["busy_timeout"], 0.1),
+            timeout=_LOCK_WAIT,
             isolation_level=None,
             check_same_thread=False,
             cached_statements=256,

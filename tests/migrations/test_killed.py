@@ -52,6 +52,10 @@ def migrate_and_stop(url: str, folder: str, text: str) -> None:
         migrate(db, directory=folder, owner="app")
 
 
+def connect_and_stop(url: str, text: str) -> None:
+    watched(url, stop_before(text), migrate=True).close()
+
+
 class TestMigration:
     @pytest.fixture
     def folder(self, tmp_path: Path) -> Path:
@@ -102,6 +106,13 @@ class TestMigration:
         kill(start_process(migrate_and_stop, url, str(folder), "INSERT INTO a"), "INSERT INTO a")
         with connect(url, migrate=False) as db:
             assert catalogue(db) == {}
+
+    def test_a_first_start_is_whole_or_is_not(self, url: str, folder: Path) -> None:
+        kill(start_process(connect_and_stop, url, "CREATE TABLE log"), "CREATE TABLE log")
+        with connect(url, migrate=False) as db:
+            assert catalogue(db) == {}
+        with connect(url) as db:
+            assert "log" in catalogue(db)
 
     @pytest.mark.parametrize("place", ["EXISTS b", "UPDATE a", "INSERT INTO _migrations"])
     def test_one_outside_a_transaction_is_marked(

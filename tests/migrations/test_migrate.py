@@ -720,23 +720,6 @@ class TestTheLock:
         ):
             migrate(db, directory=folder, owner="app", lock_timeout=0.1)
 
-    @pytest.mark.only("sqlite", "PostgreSQL has no busy_timeout")
-    def test_the_wait_for_it_is_not_that_for_a_write(
-        self, url: str, folder: Path, tmp_path: Path
-    ) -> None:
-        add(folder, "001_a", _A)
-        add(tmp_path / "other", "001_b", _B)
-        with (
-            connect(url, migrate=False, busy_timeout=2 * BOUND) as db,
-            ThreadPoolExecutor(1) as threads,
-        ):
-            with stopped(url, tmp_path / "other", "other", _B):
-                waiting = threads.submit(
-                    migrate, db, directory=folder, owner="app", lock_timeout=0.1
-                )
-                error = waiting.exception(BOUND / 4)
-            assert isinstance(error, LockTimeout)
-
     def test_one_who_waits_goes_on_after_the_other(
         self, url: str, folder: Path, tmp_path: Path
     ) -> None:
