@@ -71,7 +71,12 @@ class Backend(Queryable):
         try:
             return connection.execute(statement, values)
         finally:
-            self._release(connection)
+            # Here, and not in a function: a KeyboardInterrupt may come at the entry of one.
+            try:
+                self._pool.release(connection)
+            except BaseException:
+                self._pool.release(connection, again=True)
+                raise
 
     def executemany(self, sql: str, seq_of_params: Iterable[Sequence[Any]]) -> int:
         with self.transaction() as txn:
@@ -107,7 +112,7 @@ class Backend(Queryable):
         return Transaction(
             self._dialect,
             lambda: self._acquire(purpose),
-            self._release,
+            self._pool,
             read_only=read_only,
             isolation=isolation,
             timeout=timeout,
@@ -159,11 +164,8 @@ class Backend(Queryable):
         In autocommit; what is left open on it is rolled back at the end of the block. It raises
         the driver's own errors, and must not be used after the block.
         """
-        connection = self._acquire("write")
-        try:
+        with self.borrowed() as connection:
             yield connection.native
-        finally:
-            self._release(connection)
 
     def close(self) -> None:
         """Close all connections; one that is in use, when its user is done. Twice is no error."""
@@ -192,7 +194,11 @@ class Backend(Queryable):
         try:
             yield connection
         finally:
-            self._release(connection)
+            try:
+                self._pool.release(connection)
+            except BaseException:
+                self._pool.release(connection, again=True)
+                raise
 
     def __del__(self) -> None:
         if not getattr(self, "_closed", True) and self._pid == os.getpid():
@@ -209,11 +215,3 @@ class Backend(Queryable):
         if self._closed or self._pid != os.getpid():
             self._check()
         return self._pool.acquire(purpose)
-
-    def _release(self, connection: Connection) -> None:
-        try:
-            self._pool.release(connection)
-        except BaseException:
-            # A KeyboardInterrupt, which may have come before anything was done.
-            self._pool.release(connection, again=True)
-            raise

@@ -14,7 +14,7 @@ from typing import Any, Self, TypeVar, overload
 from weakref import WeakSet
 
 from prefect_db.dialect import Dialect
-from prefect_db.drivers.base import Connection, Isolation, Result
+from prefect_db.drivers.base import Connection, Isolation, Pool, Result
 from prefect_db.errors import (
     BadValue,
     CommitUnknown,
@@ -278,7 +278,7 @@ class Transaction(_Block):
         self,
         dialect: Dialect,
         acquire: Callable[[], Connection],
-        release: Callable[[Connection], None],
+        pool: Pool,
         *,
         read_only: bool,
         isolation: Isolation | None,
@@ -286,7 +286,7 @@ class Transaction(_Block):
     ) -> None:
         super().__init__(dialect)
         self._acquire = acquire
-        self._release = release
+        self._pool = pool
         self._read_only = read_only
         self._isolation: Isolation | None = isolation
         self._timeout = timeout
@@ -335,7 +335,12 @@ class Transaction(_Block):
         self._connection = None
         self.status = status
         if connection is not None:
-            self._release(connection)
+            try:
+                self._pool.release(connection)
+            except BaseException:
+                # A KeyboardInterrupt, which may have come before anything was done.
+                self._pool.release(connection, again=True)
+                raise
 
     def __del__(self) -> None:
         if getattr(self, "_connection", None) is not None and self._pid == os.getpid():

@@ -296,7 +296,11 @@ class PostgresPool:
         clean(connection)
         native.used_at = time.monotonic()
         self._broken += native.closed
-        self._pool.putconn(native)
+        try:
+            self._pool.putconn(native)
+        except ValueError:
+            if not again:
+                raise
         # Another thread may have it by now.
         if self._lent.get(native) == holder:
             del self._lent[native]

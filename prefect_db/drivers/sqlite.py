@@ -399,18 +399,24 @@ class SQLitePool:
         return connection
 
     def _acquire_snapshot(self) -> Connection:
-        with self._mutex:
-            if self._closed:
-                raise BackendClosed("close() was called")
-            self._opened += 1
-            if self._spares:
-                connection = self._spares.pop()
+        connection: Connection | None = None
+        try:
+            with self._mutex:
+                self._check_open()
+                self._opened += 1
+                if self._spares:
+                    connection = self._spares[-1]
+                    self._snapshots.add(connection)
+                    del self._spares[-1]
+                    return connection
+            connection = self._open(True)
+            with self._mutex:
                 self._snapshots.add(connection)
-                return connection
-        connection = self._open(True)
-        with self._mutex:
-            self._snapshots.add(connection)
-        return connection
+            return connection
+        except BaseException:
+            if connection is not None:
+                self._release_snapshot(connection)
+            raise
 
     def release(self, connection: Connection, *, again: bool = False) -> None:
         lending = self._lent_by.get(connection)
@@ -426,11 +432,12 @@ class SQLitePool:
         with self._mutex:
             if connection not in self._snapshots:
                 return
-            self._snapshots.discard(connection)
             clean(connection)
             keep = len(self._spares) < _SPARES and not self._closed and not connection.closed
-            if keep:
+            # Kept before it is given up: an interrupt between the two loses nothing.
+            if keep and connection not in self._spares:
                 self._spares.append(connection)
+            self._snapshots.discard(connection)
         if not keep:
             connection.close()
 
