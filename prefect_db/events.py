@@ -123,7 +123,12 @@ def write(db: Queryable, events: Iterable[Event | Mapping[str, Any]]) -> int:
     with db.transaction() as txn:
         stored = _ids(txn, "SELECT id FROM events WHERE id", batch)
         now = datetime.now(UTC)
-        batch = [replace(event, recorded=now) for event in batch if event.id not in stored]
+        # In the order of ids: writers of the same events then wait for each other in one order.
+        batch = [
+            replace(event, recorded=now)
+            for event in sorted(batch, key=lambda event: event.id)
+            if event.id not in stored
+        ]
         written = txn.executemany(
             f"INSERT INTO events ({Event.columns}, created, updated)"
             f" VALUES ({Event.marks}, ?, ?) ON CONFLICT (id) DO NOTHING",

@@ -7,7 +7,7 @@ import re
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.resources import files
@@ -32,6 +32,7 @@ from prefect_db.errors import (
     Missing,
     ProgrammingError,
     SchemaError,
+    Unavailable,
 )
 from prefect_db.tokens import Statement
 
@@ -236,7 +237,9 @@ def _lock(connection: Connection, dialect: Dialect, deadline: float) -> Iterator
     try:
         yield
     finally:
-        _execute(connection, f"SELECT pg_advisory_unlock({_LOCK_KEY})")
+        # A lost connection has lost its locks.
+        with suppress(Unavailable):
+            _execute(connection, f"SELECT pg_advisory_unlock({_LOCK_KEY})")
 
 
 def _wait(deadline: float, message: str) -> None:

@@ -6,6 +6,7 @@ event that occurred last.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -113,6 +114,7 @@ def record(db: Queryable, batch: Iterable[Event | Mapping[str, Any]]) -> int:
     if not changes:
         return 0
     with db.transaction() as txn:
+        _lock(txn, changes)
         existing = _find(txn, changes)
         canonical = _canonical_ids(changes, existing)
         new = _new_states(txn, changes, canonical)
@@ -182,6 +184,21 @@ def _object_id(resource_id: str, prefix: str) -> UUID:
     if not resource_id.startswith(prefix):
         raise BadValue(f"the resource {resource_id} is no {prefix}<id>")
     return to_uuid(resource_id.removeprefix(prefix))
+
+
+def _lock(txn: Queryable, changes: list[_Change]) -> None:
+    """One recorder at a time for each task run, be it stored or not yet, in one order for all.
+
+    On SQLite the transaction has the write lock.
+    """
+    if txn.dialect.name == "sqlite":
+        return
+    names = {repr(change.natural_key or change.task_run_id) for change in changes}
+    digests = [hashlib.blake2b(name.encode(), digest_size=8).digest() for name in names]
+    keys = sorted(int.from_bytes(digest, signed=True) for digest in digests)
+    txn.rows(
+        "SELECT pg_advisory_xact_lock(k) FROM unnest(CAST(? AS bigint[])) AS k", (Array(keys),)
+    )
 
 
 @dataclass(slots=True)
