@@ -161,7 +161,7 @@ def _read(entry: Traversable, dialect: Dialect, prefix: str) -> Migration:
     if not source.is_file():
         raise Missing(f"{file} (a comment is enough if there is nothing to do)")
     try:
-        script = source.read_text(encoding="utf-8-sig").replace("\r\n", "\n")
+        script = source.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise MigrationError(f"{file} is not encoded in UTF-8") from error
     normalised = "\n".join(line.rstrip() for line in script.split("\n")).rstrip()

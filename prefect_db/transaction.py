@@ -8,6 +8,7 @@ import os
 import threading
 import time
 import warnings
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
@@ -257,11 +258,13 @@ class _Block(_Scope):
         except Error as error:
             logger.warning("rollback failed: %s", error)
 
+    @abstractmethod
     def _undo(self) -> None:
-        raise NotImplementedError
+        """Roll back, and let go of the connection."""
 
+    @abstractmethod
     def _finish(self) -> None:
-        raise NotImplementedError
+        """Commit, and let go of the connection."""
 
 
 class Transaction(_Block):
