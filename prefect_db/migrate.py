@@ -320,6 +320,8 @@ def _run_script(connection: Connection, dialect: Dialect, migration: Migration) 
             if migration.transactional and _ENDING.match(sql):
                 raise ProgrammingError("the transaction of a migration is the library's to end")
             _execute(connection, sql)
+        except Unavailable:
+            raise
         except Error as error:
             raise _failed(migration, offset + max(error.position - 1, 0), error) from error
 
