@@ -62,6 +62,7 @@ class SQLiteConnection:
         self.native = native
         self._busy_timeout = busy_timeout
         self._read_only = self._refuses_writes = read_only
+        self.wants_wal = False
         self._deadline: float | None = None
         self._give_up_at: float | None = None
         self._stopped_by: BaseException | None = None
@@ -90,6 +91,8 @@ class SQLiteConnection:
 
     def execute(self, statement: Statement, values: Sequence[Any]) -> Result:
         native = self.native
+        if self.wants_wal and not statement.reads:
+            self._enter_wal()
         try:
             before = 0 if statement.reads else native.total_changes
             cursor = self._cursor().execute(statement.text, values)
@@ -160,6 +163,8 @@ class SQLiteConnection:
         # Every isolation level is met: SQLite's transactions are serializable. Deferred, a
         # transaction that reads and then writes fails with BUSY_SNAPSHOT at once, whatever the
         # timeout; so whatever may write takes the lock now.
+        if self.wants_wal and not read_only:
+            self._enter_wal()
         self._deadline = None if timeout is None else time.monotonic() + timeout
         try:
             self._run("BEGIN" if read_only else "BEGIN IMMEDIATE")
@@ -214,6 +219,16 @@ class SQLiteConnection:
             self.native.set_progress_handler(None, 0)
         self.native.close()
 
+    def _enter_wal(self) -> None:
+        """Switch the file to WAL, before the first write: who only reads, leaves it as it was."""
+        if self.native.in_transaction:
+            return
+        try:
+            _set_wal(self.native, self._busy_timeout)
+        except sqlite3.Error as error:
+            raise self._error(error, "PRAGMA journal_mode = WAL") from error
+        self.wants_wal = False
+
     def _run(self, sql: str) -> None:
         try:
             self.native.execute(sql).close()
@@ -240,6 +255,7 @@ class HostConnection(SQLiteConnection):
         self.native = native
         self._busy_timeout = 5.0
         self._read_only = self._refuses_writes = False
+        self.wants_wal = False
         self._deadline = None
         self._give_up_at = None
         self._stopped_by = None
@@ -309,8 +325,7 @@ def _prepare(connection: SQLiteConnection, settings: Settings, *, read_only: boo
     options = settings.options
     try:
         mode = connection.native.execute("PRAGMA journal_mode").fetchone()[0]
-        if mode not in ("wal", "memory"):
-            _set_wal(connection.native, options["busy_timeout"])
+        connection.wants_wal = mode not in ("wal", "memory") and not read_only
         connection.native.execute("PRAGMA foreign_keys = ON")
         connection.native.execute(f"PRAGMA synchronous = {options['synchronous']}")
         if read_only:

@@ -24,7 +24,6 @@ from prefect.server.database.query_components import (
     AsyncPostgresQueryComponents,
 )
 from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL, temporary_settings
-from sqlalchemy.ext.asyncio import AsyncSession
 
 T = TypeVar("T")
 
@@ -32,8 +31,8 @@ T = TypeVar("T")
 class Prefect:
     """Prefect's server without its HTTP: what its routes call, on the database of a URL.
 
-    `read` and `write` take an async function of a session, mostly one of `prefect.server.models`:
-    `prefect.read(lambda session: models.flows.read_flow(session, flow_id))`. A `write` is one
+    `read` and `write` take an async function of a session, mostly one of `prefect.server.models`,
+    and what else it takes: `prefect.read(models.flows.read_flow, flow_id)`. A `write` is one
     committed transaction.
     """
 
@@ -63,23 +62,23 @@ class Prefect:
             database_config=self._config, query_components=self._queries, orm=self._orm
         )
 
-    def read(self, work: Callable[[AsyncSession], Awaitable[T]]) -> T:
+    def read(self, work: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any) -> T:
         """The result of a unit of work that is not committed."""
 
         async def run() -> T:
             async with self.interface.session_context() as session:
-                return await work(session)
+                return await work(session, *args, **kwargs)
 
         return self.call(run)
 
-    def write(self, work: Callable[[AsyncSession], Awaitable[T]]) -> T:
+    def write(self, work: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any) -> T:
         """The result of a unit of work, committed."""
 
         async def run() -> T:
             async with self.interface.session_context(
                 begin_transaction=True, with_for_update=True
             ) as session:
-                return await work(session)
+                return await work(session, *args, **kwargs)
 
         return self.call(run)
 
