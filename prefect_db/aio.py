@@ -179,7 +179,11 @@ class AsyncBackend:
     async def _hop(self, threads: Executor | None, call: Callable[[], R]) -> R:
         assert threads is not None
         job = Job()
-        future = threads.submit(copy_context().run, self._do, job, call)
+        try:
+            future = threads.submit(copy_context().run, self._do, job, call)
+        except RuntimeError as error:
+            # Another thread's event loop has closed it since.
+            raise BackendClosed("close() was called") from error
         self._jobs[job] = future
         future.add_done_callback(lambda _: self._jobs.pop(job, None))
         left = False
@@ -207,7 +211,7 @@ class AsyncBackend:
         """Stop work; True if it need not be waited for."""
         if job.stop():
             return True
-        if not future.done():
+        if future.running():
             self._helpers.submit(_interrupt, job, future)
         return False
 

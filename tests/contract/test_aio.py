@@ -166,10 +166,20 @@ def test_work_that_waits_for_a_thread_is_not_begun(use: Callable[..., None]) -> 
     use(body, pool_size=1)
 
 
-def test_work_that_waits_for_a_connection_is_left(use: Callable[..., None]) -> None:
+@pytest.mark.parametrize("way", ["verb", "transaction", "connection"])
+def test_work_that_waits_for_a_connection_is_left(use: Callable[..., None], way: str) -> None:
+    def work(backend: Backend) -> None:
+        if way == "verb":
+            _add(backend, 1)
+        elif way == "transaction":
+            backend.run(lambda txn: _add(txn, 1))
+        else:
+            with backend.connection() as native:
+                native.execute("INSERT INTO item (id) VALUES (1)")
+
     async def body(db: aio.AsyncBackend) -> None:
         with _borrowed(db.backend):
-            task = asyncio.create_task(db.transaction(lambda txn: _add(txn, 1)))
+            task = asyncio.create_task(db.run(work))
             await _until(lambda: db.backend.stats().waiting == 1)
             assert isinstance(await _cancel(task), Cancelled)
             # Without waiting for who has the connection.
@@ -367,6 +377,8 @@ def test_a_cancelled_group_leaves_whole_transactions(use: Callable[..., None]) -
                 tasks += [group.create_task(db.transaction(partial(work, n))) for n in range(50)]
                 await _until(lambda: sum(task.done() for task in tasks) > 3)
                 raise ValueError
+        # Those that waited for SQLite's writer were left, and let it pass in their turn.
+        await _until(lambda: db.backend.stats().in_use == 0)
         ids = await _ids(db)
         done = [n for n, task in enumerate(tasks) if not task.cancelled()]
         assert 3 < len(done) < 50
