@@ -230,13 +230,18 @@ class SQLiteConnection:
 
     def _enter_wal(self) -> None:
         """Switch the file to WAL, before the first write: who only reads, leaves it as it was."""
-        if self.native.in_transaction:
-            return
-        try:
-            _set_wal(self.native, self._busy_timeout)
-        except sqlite3.Error as error:
-            raise self._error(error, "PRAGMA journal_mode = WAL") from error
-        self.wants_wal = False
+
+        def attempt() -> None:
+            try:
+                self.native.execute("PRAGMA journal_mode = WAL").close()
+            except sqlite3.Error as error:
+                # SQLite does not wait by itself here, and two may start at once.
+                time.sleep(0.01)
+                raise self._error(error, "PRAGMA journal_mode = WAL") from error
+
+        if not self.native.in_transaction:
+            self._patiently(attempt)
+            self.wants_wal = False
 
     def _run(self, sql: str) -> None:
         try:
@@ -344,20 +349,6 @@ def _prepare(connection: SQLiteConnection, settings: Settings, *, read_only: boo
         raise ConfigurationError(
             f"{settings.path}: {error}; name a SQLite database that can be written, or a new file"
         ) from error
-
-
-def _set_wal(native: sqlite3.Connection, patience: float) -> None:
-    """Switch to WAL. SQLite does not use its busy handler here, and two may start at once."""
-    deadline = time.monotonic() + max(patience, 1.0)
-    while True:
-        try:
-            native.execute("PRAGMA journal_mode = WAL")
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)
-        else:
-            return
 
 
 class SQLitePool:
