@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Any, Unpack
 
 from prefect_db import config, drivers
@@ -11,6 +12,7 @@ from prefect_db.drivers.base import Driver, Options, Settings
 from prefect_db.drivers.sqlite import SQLiteDriver
 from prefect_db.errors import ConfigurationError, UsageError
 from prefect_db.migrate import migrate as apply_migrations
+from prefect_db.observe import Observer, hooks_of
 from prefect_db.transaction import HostTransaction
 
 
@@ -19,6 +21,7 @@ def connect(
     *,
     migrate: bool = True,
     driver: Driver | None = None,
+    observer: Observer | Sequence[Observer] | None = None,
     **options: Unpack[Options],
 ) -> Backend:
     """Open a database and bring its schema up to date.
@@ -30,6 +33,8 @@ def connect(
             PREFECT_DATABASE_URL of the environment decide.
         migrate: Apply pending migrations. A database that Prefect manages is only checked.
         driver: Use this driver instead of the one that the URL's scheme names.
+        observer: A `prefect_db.observe.Observer`, or a tuple of them: told of every statement and
+            of what the pool does.
         pool_size: PostgreSQL: connections at most. 10.
         pool_timeout: Seconds to wait for a free connection. 30.
         connect_timeout: PostgreSQL: seconds for connecting, unless the URL says. 10.
@@ -49,6 +54,7 @@ def connect(
         SchemaError: Prefect manages the database, and it lacks what our SQL needs.
     """
     settings = config.load(url, options)
+    settings.hooks = hooks_of(observer, settings)
     backend = Backend(driver or _driver_of(settings), settings)
     if migrate:
         try:
