@@ -8,6 +8,7 @@ from __future__ import annotations
 import collections
 import logging
 import math
+import re
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -28,6 +29,8 @@ Verb = Literal["execute", "executemany", "stream", "begin", "commit", "rollback"
 
 _log = logging.getLogger("prefect_db")
 
+# One host, which may be an IPv6 address in brackets, and a port.
+_PLACE: Final = re.compile(r"(\[.*\]|[^,:]*)(?::(\d*))?")
 _LONGEST_TEXT: Final = 500
 
 
@@ -310,12 +313,12 @@ def _database(settings: Settings) -> Database:
     parts = urlsplit(settings.masked)
     query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
     name = query.get("dbname") or unquote(parts.path.removeprefix("/"))
-    place = parts.netloc.rpartition("@")[2]
-    if "," in place or "," in query.get("host", "") or place == "***":
+    place = _PLACE.fullmatch(parts.netloc.rpartition("@")[2])
+    host = query.get("host") or (unquote(place[1]).strip("[]") if place else "")
+    port = query.get("port") or (place[2] if place else None) or ""
+    if not place or not host or "," in host:
         return Database(settings.scheme, name)
-    host = query.get("host") or unquote(parts.hostname or "") or None
-    port = query.get("port") or parts.port
-    return Database(settings.scheme, name, host, int(port) if port else None)
+    return Database(settings.scheme, name, host, int(port) if port.isdecimal() else None)
 
 
 class Counter(Observer):

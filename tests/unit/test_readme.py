@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+DOCUMENTS = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
 SNIPPETS = [
     pytest.param(snippet, id=f"{document}-{number}")
-    for document in ("README.md",)
+    for document in DOCUMENTS
     for number, snippet in enumerate(
         re.findall(r"^```python\n(.*?)^```$", (ROOT / document).read_text(), re.M | re.S), 1
     )
