@@ -227,6 +227,21 @@ def test_savepoints_and_their_transaction(db: Backend, recorder: Recorder) -> No
     assert first.isdisjoint(event.transaction for event, _ in recorder.of(Execute))
 
 
+def test_what_follows_a_transaction_on_its_connection_is_outside(
+    db: Backend, recorder: Recorder
+) -> None:
+    one = db.dialect.compile("SELECT 1")
+    with db.borrowed() as connection:
+        for end in (connection.commit, connection.rollback):
+            connection.begin(read_only=False, isolation=None, timeout=None)
+            connection.execute(db.dialect.compile("SAVEPOINT mine"), ())
+            end()
+            connection.execute(one, ())
+    told = [event for event, _ in recorder.of(Execute)]
+    assert [event.transaction is None for event in told] == [False, False, False, True] * 2
+    assert [event.savepoint for event in told] == [None, None, "mine", None] * 2
+
+
 def test_a_rollback_is_told_of_once(db: Backend, recorder: Recorder) -> None:
     with pytest.raises(KeyError), db.transaction() as txn:
         txn.execute(_INSERT, (1, "a"))
