@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from contextvars import copy_context
@@ -22,6 +22,7 @@ from prefect_db.connect import open_backend, resolve
 from prefect_db.drivers.base import Driver, Isolation, Options, Settings
 from prefect_db.drivers.interruptible import Current, InterruptibleDriver, Job
 from prefect_db.errors import BackendClosed, Cancelled, ForkedBackend, UsageError
+from prefect_db.observe import Observer
 from prefect_db.transaction import Transaction
 
 P = ParamSpec("P")
@@ -52,13 +53,14 @@ def connect(
     migrate: bool = True,
     driver: Driver | None = None,
     pool: Any = None,
+    observer: Observer | Sequence[Observer] | None = None,
     **options: Unpack[Options],
 ) -> AsyncBackend:
     """`prefect_db.connect`, with its arguments and errors, for `async with`, which opens it.
 
     `pool_size` is the number of threads, too, on either engine.
     """
-    return AsyncBackend(lambda: resolve(url, driver, pool, options), migrate=migrate)
+    return AsyncBackend(lambda: resolve(url, driver, pool, observer, options), migrate=migrate)
 
 
 class AsyncBackend:

@@ -7,7 +7,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 import psycopg
 import psycopg_pool
@@ -43,6 +43,7 @@ from prefect_db.errors import (
     UsageError,
     from_sqlstate,
 )
+from prefect_db.observe import Hooks
 from prefect_db.tokens import Statement
 
 MINIMUM_VERSION: Final = 14
@@ -235,10 +236,28 @@ def _names(cursor: psycopg.Cursor[Any] | RawServerCursor[Any]) -> Names:
 
 
 class _PooledConnection(psycopg.Connection[tuple[Any, ...]]):
-    """Knows its wrapper, and when it was last given back."""
+    """Knows its wrapper, when it was last given back, and who observes."""
 
     wrapper: PostgresConnection | None = None
     used_at: float = 0.0
+    hooks: Hooks | None = None
+
+    @classmethod
+    def connect(cls, *args: Any, **kwargs: Any) -> Self:
+        hooks: Hooks | None = kwargs.pop("hooks")
+        if hooks is None:
+            return super().connect(*args, **kwargs)
+        native = hooks.connect(lambda: super(_PooledConnection, cls).connect(*args, **kwargs))
+        native.hooks = hooks
+        return native
+
+    def close(self) -> None:
+        # Lost ones, that are closed already, are told of as well: once.
+        hooks, self.hooks = self.hooks, None
+        if hooks is None:
+            super().close()
+        else:
+            hooks.close(super().close)
 
 
 class PostgresPool:
@@ -253,7 +272,7 @@ class PostgresPool:
         self._pool = psycopg_pool.ConnectionPool(
             settings.url,
             connection_class=_PooledConnection,
-            kwargs=parameters,
+            kwargs=parameters | {"hooks": settings.hooks},
             min_size=1,
             max_size=options["pool_size"],
             timeout=options["pool_timeout"],
@@ -303,7 +322,9 @@ class PostgresPool:
             return
         clean(connection)
         native.used_at = time.monotonic()
-        self._broken += native.closed
+        if native.closed:
+            self._broken += 1
+            native.close()
         try:
             self._pool.putconn(native)
         except ValueError:
@@ -315,7 +336,11 @@ class PostgresPool:
 
     def _check(self, native: _PooledConnection) -> None:
         if time.monotonic() - native.used_at > _IDLE:
-            self._pool.check_connection(native)
+            try:
+                self._pool.check_connection(native)
+            except psycopg.Error:
+                native.close()
+                raise
 
     def stats(self) -> Stats:
         counted = self._pool.get_stats()

@@ -359,7 +359,8 @@ class SQLitePool:
     """
 
     def __init__(self, open_: Callable[[bool], Connection], settings: Settings) -> None:
-        self._open = open_
+        self._hooks = hooks = settings.hooks
+        self._open = open_ if hooks is None else lambda read: hooks.connect(lambda: open_(read))
         self._timeout = settings.options["pool_timeout"]
         self._memory = settings.path == ":memory:"
         self._mutex = threading.Lock()
@@ -368,10 +369,11 @@ class SQLitePool:
         self._opened = 0
         self._broken = 0
         self._closed = False
-        self._writers = self._readers = Lending([open_(False)])
+        self._writers = self._readers = Lending([self._open(False)])
         if not self._memory:
+            readers = settings.options["readers"]
             try:
-                self._readers = Lending([open_(True) for _ in range(settings.options["readers"])])
+                self._readers = Lending([self._open(True) for _ in range(readers)])
             except BaseException:
                 self.close()
                 raise
@@ -412,6 +414,7 @@ class SQLitePool:
         with self._mutex:
             self._lent_by[connection] = self._lent_by.pop(closed)
             self._broken += 1
+        self._close(closed)
         return connection
 
     def _acquire_snapshot(self) -> Connection:
@@ -441,7 +444,7 @@ class SQLitePool:
         elif not again or lending.held_by_caller(connection):
             clean(connection)
             if self._closed:
-                connection.close()
+                self._close(connection)
             lending.release(connection)
 
     def _release_snapshot(self, connection: Connection) -> None:
@@ -455,7 +458,7 @@ class SQLitePool:
                 self._spares.append(connection)
             self._snapshots.discard(connection)
         if not keep:
-            connection.close()
+            self._close(connection)
 
     def stats(self) -> Stats:
         lendings = list({self._writers, self._readers})
@@ -477,10 +480,16 @@ class SQLitePool:
             self._closed = True
             spares, self._spares = self._spares, []
         for connection in spares:
-            connection.close()
+            self._close(connection)
         for lending in {self._writers, self._readers}:
             for connection in lending.take_free():
-                connection.close()
+                self._close(connection)
+
+    def _close(self, connection: Connection) -> None:
+        if self._hooks is None:
+            connection.close()
+        else:
+            self._hooks.close(connection.close)
 
 
 class SQLiteDriver:

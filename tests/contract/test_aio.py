@@ -30,6 +30,7 @@ from prefect_db import (
     aio,
     connect,
     flows,
+    observe,
 )
 from prefect_db.flows import Flow
 from tests.faults import BOUND, in_process, until
@@ -89,6 +90,19 @@ def test_the_result_is_that_of_an_entity_function(url: str) -> None:
             assert renamed == "other"
 
     asyncio.run(main())
+
+
+def test_it_can_be_observed(use: Callable[..., None]) -> None:
+    counter = observe.Counter()
+
+    async def body(db: aio.AsyncBackend) -> None:
+        counter.reset()
+        await db.run(_add, 1)
+        assert counter.acquires == 1
+        await db.transaction(lambda txn: _add(txn, 2))
+        assert counter.calls["COMMIT"] == 1
+
+    use(body, observer=counter)
 
 
 def test_exceptions_pass(use: Callable[..., None]) -> None:

@@ -26,6 +26,7 @@ from prefect_db import (
     connect,
     flow_runs,
     flows,
+    observe,
     states,
 )
 from tests.faults import BOUND
@@ -77,6 +78,14 @@ def test_entities_work_on_it(pool: HostPool) -> None:
         assert names == ["etl"]
         assert db.stats().in_use == 0
         assert "host's pool" in repr(db)
+
+
+def test_it_can_be_observed(pool: HostPool) -> None:
+    counter = observe.Counter()
+    with connect(pool=pool, observer=counter) as db:
+        counter.reset()
+        assert flows.count(db) == 0
+        assert (counter.calls.total(), counter.acquires) == (1, 1)
 
 
 def test_connections_go_back_as_they_came(pool: HostPool) -> None:
