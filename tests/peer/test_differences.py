@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -21,6 +22,7 @@ from prefect_db import Backend, BadValue, events, flow_runs, flows, logs, states
 from prefect_db.filters import Among, Name, State
 from prefect_db.flow_runs import FlowRunFilter, FlowRunSort
 from prefect_db.flows import FlowFilter
+from prefect_db.logs import LogFilter, Text
 from tests.peer.prefect_peer import Prefect
 
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
@@ -221,3 +223,15 @@ def test_without_since_events_of_any_age_are_found(prefect: Prefect, managed: Ba
     theirs, total, _ = prefect.read(prefect_events.query_events, PrefectEventFilter())
     assert (theirs, total) == ([], 0)
     assert len(events.query(managed).events) == 1
+
+
+@pytest.mark.only("sqlite", "PostgreSQL has had concat() for long")
+def test_text_search_on_any_sqlite(prefect: Prefect, managed: Backend, backend_name: str) -> None:
+    logs.write(managed, [{"name": "x", "level": 20, "message": "An Error", "timestamp": NOON}])
+    assert logs.count(managed, LogFilter(text=Text(query="error"))) == 1
+    search = filters.LogFilter.model_validate({"text": {"query": "error"}})
+    if sqlite3.sqlite_version_info < (3, 44):
+        with pytest.raises(DBAPIError, match="concat"):
+            prefect.read(models.logs.read_logs, log_filter=search)
+    else:
+        assert len(prefect.read(models.logs.read_logs, log_filter=search)) == 1
