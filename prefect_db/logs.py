@@ -14,6 +14,8 @@ from prefect_db.filters import AnyOf, Operator, Reference, Time, Where, page
 from prefect_db.ids import uuid7
 from prefect_db.queryable import Queryable
 from prefect_db.row import Record
+from prefect_db.text_search import Text as Text
+from prefect_db.text_search import conditions
 from prefect_db.values import to_datetime, to_uuid
 
 _MAX_LEVEL = 2**15 - 1
@@ -50,12 +52,17 @@ class Level:
 
 @dataclass(slots=True, kw_only=True)
 class LogFilter:
-    """Which logs; a field that is not given tests nothing."""
+    """Which logs; a field that is not given tests nothing.
+
+    Attributes:
+        text: Searched is the message, with the logger's name behind it.
+    """
 
     level: Level | None = None
     timestamp: Time | None = None
     flow_run_id: AnyOf | None = None
     task_run_id: Reference | None = None
+    text: Text | None = None
     operator: Operator = "and_"
 
 
@@ -171,4 +178,8 @@ def _where(db: Queryable, filter: LogFilter | None) -> Where:
     where.time("timestamp", filter.timestamp)
     where.among("flow_run_id", "uuid", filter.flow_run_id)
     where.reference("task_run_id", "uuid", filter.task_run_id)
+    if filter.text is not None:
+        # As in Prefect, each kind of term stands for itself in an OR, and an empty search for none.
+        for condition in conditions(db.dialect, "message || ' ' || name", filter.text):
+            where.group(condition)
     return where

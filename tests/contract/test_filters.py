@@ -43,6 +43,7 @@ from prefect_db.logs import Level, LogFilter
 from prefect_db.states import StateType
 from prefect_db.task_runs import OfFlowRun, SubflowRuns, TaskRunFilter
 from prefect_db.testing import create_database
+from prefect_db.text_search import Text
 
 NOON: Final = datetime(2030, 1, 1, 12, tzinfo=UTC)
 
@@ -456,6 +457,13 @@ def cases() -> Iterator[Case]:
         (Reference(any_=[C], is_null_=True, operator="or_"), "acd"),
     ]:
         yield LOGS, "task_run_id", reference, letters
+    for query, letters in [
+        ("run -a", "bcde"),
+        ("b +c", ""),
+        ("b C", "bc"),
+        ('"a run"', "a"),
+    ]:
+        yield LOGS, "text", Text(query=query), letters
 
 
 CASES: Final = list(cases())

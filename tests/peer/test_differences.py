@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -18,9 +19,11 @@ from prefect.server.schemas.actions import LogCreate
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from prefect_db import Backend, BadValue, events, flow_runs, flows, logs, states, task_runs
+from prefect_db.events import EventFilter, EventName, Resource
 from prefect_db.filters import Among, Name, State
 from prefect_db.flow_runs import FlowRunFilter, FlowRunSort
 from prefect_db.flows import FlowFilter
+from prefect_db.logs import LogFilter, Text
 from tests.peer.prefect_peer import Prefect
 
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
@@ -221,3 +224,51 @@ def test_without_since_events_of_any_age_are_found(prefect: Prefect, managed: Ba
     theirs, total, _ = prefect.read(prefect_events.query_events, PrefectEventFilter())
     assert (theirs, total) == ([], 0)
     assert len(events.query(managed).events) == 1
+
+
+@pytest.mark.only("sqlite", "PostgreSQL has had concat() for long")
+def test_text_search_on_any_sqlite(prefect: Prefect, managed: Backend, backend_name: str) -> None:
+    logs.write(managed, [{"name": "x", "level": 20, "message": "An Error", "timestamp": NOON}])
+    assert logs.count(managed, LogFilter(text=Text(query="error"))) == 1
+    search = filters.LogFilter.model_validate({"text": {"query": "error"}})
+    if sqlite3.sqlite_version_info < (3, 44):
+        with pytest.raises(DBAPIError, match="concat"):
+            prefect.read(models.logs.read_logs, log_filter=search)
+    else:
+        assert len(prefect.read(models.logs.read_logs, log_filter=search)) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "ours", "on_sqlite", "on_postgres"),
+    [
+        ({"event": {"prefix": ["THING."]}}, 0, 2, 0),
+        ({"event": {"prefix": ["thing_"]}}, 0, 2, 2),
+        ({"resource": {"labels": {"env": "PRO*"}}}, 0, 1, 0),
+        ({"resource": {"labels": {"größe": "xl"}}}, 1, 0, 1),
+    ],
+)
+def test_prefixes_and_labels_of_events(
+    prefect: Prefect,
+    managed: Backend,
+    given: dict[str, Any],
+    ours: int,
+    on_sqlite: int,
+    on_postgres: int,
+) -> None:
+    about = {"prefect.resource.id": "thing.1"}
+    events.write(
+        managed,
+        [
+            event(resource={**about, "env": "prod"}),
+            event(resource={**about, "größe": "xl"}),
+        ],
+    )
+    range_ = {"since": NOON, "until": NOON}
+    theirs, total, _ = prefect.read(
+        prefect_events.query_events,
+        PrefectEventFilter.model_validate({**given, "occurred": range_}),
+    )
+    kinds: dict[str, Any] = {"event": EventName, "resource": Resource}
+    filter = EventFilter(**{name: kinds[name](**leaf) for name, leaf in given.items()})
+    assert events.count(managed, filter) == len(events.query(managed, filter).events) == ours
+    assert len(theirs) == total == managed.dialect.pick(sqlite=on_sqlite, postgres=on_postgres)
