@@ -10,8 +10,9 @@ from uuid import UUID
 
 from prefect_db.blocks import encryption
 from prefect_db.blocks.encryption import Cipher
+from prefect_db.blocks.filters import BlockTypeFilter
 from prefect_db.blocks.masking import mask
-from prefect_db.blocks.types import BlockType, BlockTypeFilter, find_types
+from prefect_db.blocks.types import BlockType, find_types
 from prefect_db.errors import BadValue
 from prefect_db.filters import AnyOf, page
 from prefect_db.queryable import Queryable
