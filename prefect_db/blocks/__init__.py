@@ -13,6 +13,7 @@ from prefect_db.blocks.documents import (
 from prefect_db.blocks.fields import checksum
 from prefect_db.blocks.filters import BlockDocumentFilter, BlockSchemaFilter, BlockTypeFilter
 from prefect_db.blocks.nesting import BlockDocument
+from prefect_db.blocks.rotation import rotate_key
 from prefect_db.blocks.schemas import (
     BlockSchema,
     available_capabilities,
@@ -60,6 +61,7 @@ __all__ = [
     "get_schema_by_checksum",
     "get_type",
     "get_type_by_slug",
+    "rotate_key",
     "update_document",
     "update_type",
 ]

@@ -21,7 +21,7 @@ from prefect_db.blocks.types import forget_default_storage
 from prefect_db.errors import BadValue, CheckViolation, NotFound
 from prefect_db.ids import uuid7
 from prefect_db.queryable import Queryable
-from prefect_db.values import Json, dump_json, load_json, to_uuid
+from prefect_db.values import Json, dump_json, to_uuid
 
 T = TypeVar("T")
 
@@ -84,7 +84,7 @@ def create_document(
             ),
         )
         _refer(txn, document_id, references)
-        return read(txn, " WHERE id = ?", (document_id,), cipher=cipher)[0]
+        return read(txn, " WHERE id = ?", (document_id,))[0]
 
 
 def get_document(
@@ -185,6 +185,7 @@ def update_document(
         return _found(get_document(db, block_document_id), block_document_id)
     plain, references = _split(data)
     with db.transaction() as txn:
+        stored_keys = encryption.hold_keys(txn)
         # NO KEY: a reference that another transaction adds to this document need not wait.
         lock = db.dialect.pick(sqlite="", postgres=" FOR NO KEY UPDATE OF d")
         stored = _found(
@@ -199,8 +200,8 @@ def update_document(
         )
         if block_schema_id is not None:
             _check_schema(txn, block_schema_id, stored.block_type_id)
-        cipher = encryption.reading(txn)
-        present = load_json(cipher.decrypt(stored.data, stored.id))
+        cipher = encryption.reading(stored_keys)
+        present = encryption.parse(cipher.decrypt(stored.data, stored.id), stored.id)
         plain = unmask(plain, present, stored.secret_fields or ())
         if merge_existing_data:
             kept = {key: value for key, value in present.items() if key not in references}
@@ -215,7 +216,7 @@ def update_document(
             ),
         )
         _refer_anew(txn, block_document_id, references)
-        return read(txn, " WHERE id = ?", (block_document_id,), cipher=cipher)[0]
+        return read(txn, " WHERE id = ?", (block_document_id,))[0]
 
 
 def delete_document(db: Queryable, block_document_id: UUID) -> None:

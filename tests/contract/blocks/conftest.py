@@ -6,7 +6,7 @@ import pytest
 
 
 @pytest.fixture(autouse=True)
-def _no_key_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_key_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in ("PREFECT_SERVER_ENCRYPTION_KEY", "ORION_ENCRYPTION_KEY"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.delenv("PREFECT_DB_ENCRYPTION_KEY_FALLBACKS", raising=False)
