@@ -48,6 +48,8 @@ class Prefect:
             self._config = AsyncPostgresConfiguration(self.url)
             self._queries = AsyncPostgresQueryComponents()
             self._orm = AsyncPostgresORMConfiguration()
+        # Else it would know another database's key.
+        self._queries.clear_configuration_value_cache_for_key("ENCRYPTION_KEY")
 
     def __enter__(self) -> Prefect:
         return self
