@@ -15,6 +15,7 @@ from prefect_db.filters import Among, AnyOf, Name, Operator, Reference, Tags, Ti
 from prefect_db.filters import State as StateFilter
 from prefect_db.ids import given_or_new, slug
 from prefect_db.queryable import Queryable
+from prefect_db.retention import trim as trim
 from prefect_db.row import Record
 from prefect_db.states import (
     FLOW_RUN_POLICY,
