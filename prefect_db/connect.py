@@ -19,6 +19,7 @@ def connect(
     *,
     migrate: bool = True,
     driver: Driver | None = None,
+    pool: Any = None,
     **options: Unpack[Options],
 ) -> Backend:
     """Open a database and bring its schema up to date.
@@ -30,6 +31,10 @@ def connect(
             PREFECT_DATABASE_URL of the environment decide.
         migrate: Apply pending migrations. A database that Prefect manages is only checked.
         driver: Use this driver instead of the one that the URL's scheme names.
+        pool: PostgreSQL: an open `psycopg_pool.ConnectionPool` of the host's, instead of all
+            else but `migrate` and `pool_timeout`. It is never closed here, and each connection
+            goes back as it came. Loaders and dumpers that the host registered on it, other than
+            for JSON, stay in force: leave Prefect's types to psycopg.
         pool_size: PostgreSQL: connections at most. 10.
         pool_timeout: Seconds to wait for a free connection. 30.
         connect_timeout: PostgreSQL: seconds for connecting, unless the URL says. 10.
@@ -48,8 +53,34 @@ def connect(
         MigrationError: The schema cannot be brought up to date.
         SchemaError: Prefect manages the database, and it lacks what our SQL needs.
     """
+    return open_backend(*resolve(url, driver, pool, options), migrate=migrate)
+
+
+def resolve(
+    url: str | None, driver: Driver | None, pool: Any, options: Options
+) -> tuple[Driver, Settings]:
+    """The driver and the settings that the arguments of `connect()` mean."""
+    if pool is not None:
+        return _over_pool(pool, url, driver, options)
     settings = config.load(url, options)
-    backend = Backend(driver or _driver_of(settings), settings)
+    return driver or _driver_of(settings), settings
+
+
+def _over_pool(
+    pool: Any, url: str | None, driver: Driver | None, options: Options
+) -> tuple[Driver, Settings]:
+    # Nobody has a pool without psycopg; who has none need not have it.
+    from prefect_db.drivers import host_pool
+
+    settings = config.load(":memory:", options)
+    given = [name for name in options if name != "pool_timeout"]
+    given += [name for name, value in (("url", url), ("driver", driver)) if value is not None]
+    return host_pool.HostPoolDriver(pool), host_pool.settings_of(pool, settings, given)
+
+
+def open_backend(driver: Driver, settings: Settings, *, migrate: bool) -> Backend:
+    """The second half of `connect()`."""
+    backend = Backend(driver, settings)
     if migrate:
         try:
             apply_migrations(backend)

@@ -6,7 +6,7 @@ import hashlib
 import re
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -249,8 +249,8 @@ def _read(entry: Traversable, dialect: Dialect, prefix: str) -> Migration:
     )
 
 
-def _execute(connection: Connection, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-    return connection.execute(Statement(sql, sql, len(values), False), values).rows
+def _execute(connection: Connection, sql: str, *, reads: bool = False) -> list[tuple[Any, ...]]:
+    return connection.execute(Statement(sql, sql, 0, reads), ()).rows
 
 
 def _has_table(connection: Connection, dialect: Dialect, name: str) -> bool:
@@ -258,7 +258,7 @@ def _has_table(connection: Connection, dialect: Dialect, name: str) -> bool:
         sqlite=f"SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = '{name}'",
         postgres=f"SELECT 1 WHERE to_regclass('{name}') IS NOT NULL",
     )
-    return bool(_execute(connection, sql))
+    return bool(_execute(connection, sql, reads=True))
 
 
 def _plan(
@@ -279,7 +279,7 @@ def _compare(
     recorded: dict[str, tuple[datetime | None, str]] = {}
     if _has_table(connection, dialect, "_migrations"):
         for name, applied_at, checksum in _execute(
-            connection, "SELECT id, applied_at, checksum FROM _migrations ORDER BY id"
+            connection, "SELECT id, applied_at, checksum FROM _migrations ORDER BY id", reads=True
         ):
             if ("/" in name) == bool(owner) and (not owner or name.startswith(f"{owner}/")):
                 recorded[name] = (applied_at and read_datetime(applied_at), checksum)
@@ -476,10 +476,11 @@ def _check_prefect(connection: Connection, dialect: Dialect) -> None:
         postgres="SELECT table_name, column_name FROM information_schema.columns"
         " WHERE table_schema = ANY(current_schemas(false))",
     )
-    present = {(str(table), str(column)) for table, column in _execute(connection, sql)}
+    columns = _execute(connection, sql, reads=True)
+    present = {(str(table), str(column)) for table, column in columns}
     missing = [f"{table}.{column}" for table, column in _needed() if (table, column) not in present]
     if missing:
-        revisions = _execute(connection, "SELECT version_num FROM alembic_version")
+        revisions = _execute(connection, "SELECT version_num FROM alembic_version", reads=True)
         revision = ", ".join(str(row[0]) for row in revisions) or "none"
         raise SchemaError(
             f"Prefect manages this database (revision {revision}) and it lacks"

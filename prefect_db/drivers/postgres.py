@@ -7,7 +7,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import psycopg
 import psycopg_pool
@@ -50,10 +50,12 @@ MINIMUM_VERSION: Final = 14
 # they look whether the server is there.
 _IDLE: Final = 1.0
 _PATIENCE: Final = 2.0
+_CANCEL_TIMEOUT: Final = 5.0
 _LONGEST_TIMEOUT: Final = 2**31 - 1  # milliseconds, about 24 days
 
 Names = Callable[[], tuple[str, ...]]
 Native = psycopg.Connection[tuple[Any, ...]]
+AnyCursor = TypeVar("AnyCursor", RawCursor[tuple[Any, ...]], RawServerCursor[tuple[Any, ...]])
 
 # JSON stays text until somebody reads it: psycopg's own decoding is 70 % of a list read.
 _ADAPTERS: Final = AdaptersMap(psycopg.adapters)
@@ -112,8 +114,7 @@ class PostgresConnection:
     ) -> Iterator[tuple[Names, list[tuple[Any, ...]]]]:
         name = f"prefect_db_{next(_cursor_names)}"
         cursor = RawServerCursor(self.native, name, row_factory=tuple_row)
-        cursor.adapters.register_loader("json", TextLoader)
-        cursor.adapters.register_loader("jsonb", TextLoader)
+        leave_json_as_text(cursor)
         try:
             try:
                 cursor.execute(statement.text.encode(), values)
@@ -162,7 +163,10 @@ class PostgresConnection:
         return self.native.closed
 
     def interrupt(self) -> None:
-        self.native.cancel_safe(timeout=5.0)
+        try:
+            self.native.cancel_safe(timeout=_CANCEL_TIMEOUT)
+        except psycopg.Error as error:
+            raise Unavailable(f"the server took no interrupt: {error}") from error
 
     def close(self) -> None:
         self.native.close()
@@ -208,10 +212,7 @@ class HostConnection(PostgresConnection):
     """A host's own connection, whose adapters are left alone."""
 
     def _cursor(self) -> RawCursor[tuple[Any, ...]]:
-        cursor = super()._cursor()
-        cursor.adapters.register_loader("json", TextLoader)
-        cursor.adapters.register_loader("jsonb", TextLoader)
-        return cursor
+        return leave_json_as_text(super()._cursor())
 
     def begin(self, *, read_only: bool, isolation: Isolation | None, timeout: float | None) -> None:
         """Nothing, if psycopg has begun a transaction or will: the host will commit."""
@@ -220,6 +221,13 @@ class HostConnection(PostgresConnection):
 
     def close(self) -> None:
         """Nothing: the connection is the host's."""
+
+
+def leave_json_as_text(cursor: AnyCursor) -> AnyCursor:
+    """Register our loaders for this cursor alone."""
+    cursor.adapters.register_loader("json", TextLoader)
+    cursor.adapters.register_loader("jsonb", TextLoader)
+    return cursor
 
 
 def _names(cursor: psycopg.Cursor[Any] | RawServerCursor[Any]) -> Names:
@@ -346,6 +354,15 @@ def connect(settings: Settings, parameters: dict[str, Any]) -> Native:
         raise Unavailable(f"{settings.masked}: {reason}", code=error.sqlstate) from error
 
 
+def check_version(native: Native) -> None:
+    """Raise ConfigurationError if the server is too old."""
+    version = native.info.server_version // 10_000
+    if version < MINIMUM_VERSION:
+        raise ConfigurationError(
+            f"PostgreSQL {version} is too old; at least {MINIMUM_VERSION} is needed"
+        )
+
+
 class PostgresDriver:
     """Opens PostgreSQL databases."""
 
@@ -355,13 +372,8 @@ class PostgresDriver:
 
     def open(self, settings: Settings) -> Pool:
         parameters = _parameters(settings)
-        native = connect(settings, parameters)
-        version = native.info.server_version // 10_000
-        native.close()
-        if version < MINIMUM_VERSION:
-            raise ConfigurationError(
-                f"PostgreSQL {version} is too old; at least {MINIMUM_VERSION} is needed"
-            )
+        with connect(settings, parameters) as native:
+            check_version(native)
         return PostgresPool(settings, parameters)
 
     def wrap(self, native: Any) -> Connection | None:

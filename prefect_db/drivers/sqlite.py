@@ -28,6 +28,7 @@ from prefect_db.errors import (
     BackendClosed,
     BadValue,
     Busy,
+    Cancelled,
     ConfigurationError,
     Error,
     PoolTimeout,
@@ -62,9 +63,11 @@ class SQLiteConnection:
         self.native = native
         self._busy_timeout = busy_timeout
         self._read_only = self._refuses_writes = read_only
+        self.wants_wal = False
         self._deadline: float | None = None
         self._give_up_at: float | None = None
         self._stopped_by: BaseException | None = None
+        self._interrupted = False
         native.set_progress_handler(self._watch().__next__, _WATCH_STEPS)
 
     def _cursor(self) -> sqlite3.Cursor:
@@ -90,6 +93,8 @@ class SQLiteConnection:
 
     def execute(self, statement: Statement, values: Sequence[Any]) -> Result:
         native = self.native
+        if self.wants_wal and not statement.reads:
+            self._enter_wal()
         try:
             before = 0 if statement.reads else native.total_changes
             cursor = self._cursor().execute(statement.text, values)
@@ -113,8 +118,9 @@ class SQLiteConnection:
     def _patiently(self, attempt: Callable[[], T]) -> T:
         """Try again until busy_timeout, or the transaction's deadline, is over.
 
-        SQLite could wait as long by itself, but deaf to signals.
+        SQLite could wait as long by itself, but deaf to signals and interrupts.
         """
+        self._interrupted = False
         self._give_up_at = time.monotonic() + self._busy_timeout
         if self._deadline is not None:
             self._give_up_at = min(self._give_up_at, self._deadline)
@@ -123,6 +129,10 @@ class SQLiteConnection:
                 try:
                     return attempt()
                 except Busy as error:
+                    if self._interrupted:
+                        raise Cancelled(
+                            "interrupted while it waited for another's lock", sql=error.sql
+                        ) from error
                     now = time.monotonic()
                     if now > self._give_up_at:
                         if self._deadline is not None and now > self._deadline:
@@ -160,6 +170,8 @@ class SQLiteConnection:
         # Every isolation level is met: SQLite's transactions are serializable. Deferred, a
         # transaction that reads and then writes fails with BUSY_SNAPSHOT at once, whatever the
         # timeout; so whatever may write takes the lock now.
+        if self.wants_wal and not read_only:
+            self._enter_wal()
         self._deadline = None if timeout is None else time.monotonic() + timeout
         try:
             self._run("BEGIN" if read_only else "BEGIN IMMEDIATE")
@@ -206,13 +218,25 @@ class SQLiteConnection:
             return True
 
     def interrupt(self) -> None:
-        self.native.interrupt()
+        self._interrupted = True
+        with suppress(sqlite3.ProgrammingError):  # it is closed
+            self.native.interrupt()
 
     def close(self) -> None:
         # The handler refers back to this object: without it both are freed at once.
         with suppress(sqlite3.ProgrammingError):
             self.native.set_progress_handler(None, 0)
         self.native.close()
+
+    def _enter_wal(self) -> None:
+        """Switch the file to WAL, before the first write: who only reads, leaves it as it was."""
+        if self.native.in_transaction:
+            return
+        try:
+            _set_wal(self.native, self._busy_timeout)
+        except sqlite3.Error as error:
+            raise self._error(error, "PRAGMA journal_mode = WAL") from error
+        self.wants_wal = False
 
     def _run(self, sql: str) -> None:
         try:
@@ -240,9 +264,11 @@ class HostConnection(SQLiteConnection):
         self.native = native
         self._busy_timeout = 5.0
         self._read_only = self._refuses_writes = False
+        self.wants_wal = False
         self._deadline = None
         self._give_up_at = None
         self._stopped_by = None
+        self._interrupted = False
 
     def _cursor(self) -> sqlite3.Cursor:
         cursor = self.native.cursor()
@@ -309,8 +335,7 @@ def _prepare(connection: SQLiteConnection, settings: Settings, *, read_only: boo
     options = settings.options
     try:
         mode = connection.native.execute("PRAGMA journal_mode").fetchone()[0]
-        if mode not in ("wal", "memory"):
-            _set_wal(connection.native, options["busy_timeout"])
+        connection.wants_wal = mode not in ("wal", "memory") and not read_only
         connection.native.execute("PRAGMA foreign_keys = ON")
         connection.native.execute(f"PRAGMA synchronous = {options['synchronous']}")
         if read_only:
