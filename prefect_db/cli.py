@@ -18,7 +18,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NoReturn, Protocol
 
-from prefect_db import __version__, config, diagnostics, events, flow_runs, logs
+from prefect_db import __version__, blocks, config, diagnostics, events, flow_runs, logs
 from prefect_db.backend import Backend
 from prefect_db.connect import connect
 from prefect_db.dialect import SQLITE
@@ -67,6 +67,13 @@ too, if they ended before that time. Runs that have not ended stay.
 It is done in short transactions, so that servers can go on; Ctrl-C ends it at any time, and what
 was deleted by then stays deleted. The space is used for new rows: PostgreSQL's autovacuum sees to
 that, and SQLite's file keeps its size unless --vacuum makes it smaller."""
+_ROTATE_HELP: Final = """\
+Encrypt all block documents with a new key, while they are in use.
+
+With the key in the database, a new one is made. With the key in PREFECT_SERVER_ENCRYPTION_KEY,
+what is encrypted with one of PREFECT_DB_ENCRYPTION_KEY_FALLBACKS is encrypted with that key: give
+all processes the new key as a fallback first, and then make it the key. Stop Prefect's own servers
+before, and start them after it. Ctrl-C ends it at any time: run it again to go on."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -156,6 +163,8 @@ def _parser() -> _Parser:
         help="SQLite: make the file smaller afterwards. Writers wait for it, and it takes as much"
         " space again while it runs",
     )
+    added = add("rotate-key", _rotate_key, "encrypt all block documents anew", _ROTATE_HELP)
+    added.add_argument("--batch", type=int, default=100, help="documents per transaction: 100")
     return parser
 
 
@@ -321,6 +330,12 @@ def _free_space(db: Backend, *, vacuum: bool) -> None:
         print(f"vacuum: {_bytes(before)} became {_bytes(diagnostics.total_size(db))}")
     elif free:
         print(f"space: {_bytes(free)} are free in the file, for new rows; --vacuum gives them back")
+
+
+def _rotate_key(arguments: argparse.Namespace) -> int:
+    with _opened(arguments) as db:
+        print(f"{blocks.rotate_key(db, batch=arguments.batch):,} block documents encrypted anew")
+    return 0
 
 
 class _Progress:

@@ -82,7 +82,9 @@ def _schema(db: Backend) -> tuple[bool, str]:
 
 def _integrity(db: Backend) -> tuple[bool, str]:
     if db.dialect.name == "sqlite":
-        found = [str(row[0]) for row in db.rows("PRAGMA integrity_check")]
+        found = [
+            str(row[0]) for row in db.rows("SELECT integrity_check FROM pragma_integrity_check")
+        ]
         return (True, "") if found == ["ok"] else (False, _some(found))
     invalid = db.rows(
         "SELECT CAST(i.indexrelid::regclass AS text) FROM pg_index AS i"

@@ -21,20 +21,21 @@ from typing import Any, Final
 import psycopg
 import pytest
 
-from prefect_db import Backend, __version__, connect, events, flow_runs, flows, logs, states
+from prefect_db import Backend, __version__, blocks, connect, events, flow_runs, flows, logs, states
 from prefect_db.events import Event
 from tests.faults import BOUND, until
 from tests.migrations.catalogue import catalogue
 
 ROOT: Final = Path(__file__).parents[2]
 NOW: Final = datetime.now(UTC)
-COMMANDS: Final = ("migrate", "status", "check", "stats", "trim")
-READERS: Final = {
+COMMANDS: Final = ("migrate", "status", "check", "stats", "trim", "rotate-key")
+CALLS: Final = {
     "migrate": ("migrate", "--dry-run"),
     "status": ("status",),
     "check": ("check",),
     "stats": ("stats",),
     "trim": ("trim", "--older-than", "7d"),
+    "rotate-key": ("rotate-key",),
 }
 
 # Run as somebody whom a file's mode stops, with the file's folder as the working directory.
@@ -200,15 +201,15 @@ class TestUsage:
 
 
 class TestUnusableDatabases:
-    @pytest.mark.parametrize("command", set(READERS) - {"check"})
+    @pytest.mark.parametrize("command", set(CALLS) - {"check"})
     @pytest.mark.parametrize("url", ["", "prefect.db", "mysql://u:hunter2@host/db", "sqlite://x"])
     def test_a_wrong_url(self, command: str, url: str) -> None:
-        assert "hunter2" not in fails(*READERS[command], "--url", url)
+        assert "hunter2" not in fails(*CALLS[command], "--url", url)
 
-    @pytest.mark.parametrize("command", set(READERS) - {"check"})
+    @pytest.mark.parametrize("command", set(CALLS) - {"check"})
     def test_an_unreachable_server(self, command: str) -> None:
         url = "postgresql://u:hunter2@127.0.0.1:1/db"
-        error = fails(*READERS[command], "--url", url)
+        error = fails(*CALLS[command], "--url", url)
         assert "u:***@127.0.0.1:1" in error
         assert "hunter2" not in error
 
@@ -218,9 +219,9 @@ class TestUnusableDatabases:
         assert output.startswith("FAILED  connect ")
         assert "hunter2" not in output
 
-    @pytest.mark.parametrize("command", set(READERS) - {"check", "migrate"})
+    @pytest.mark.parametrize("command", set(CALLS) - {"check", "migrate"})
     def test_a_file_that_is_not_there_is_not_made(self, command: str, tmp_path: Path) -> None:
-        error = fails(*READERS[command], "--url", f"sqlite:///{tmp_path}/none.db")
+        error = fails(*CALLS[command], "--url", f"sqlite:///{tmp_path}/none.db")
         assert "there is no file" in error
         assert list(tmp_path.iterdir()) == []
 
@@ -228,17 +229,17 @@ class TestUnusableDatabases:
         assert run("check", "--url", f"sqlite:///{tmp_path}/none.db")[0] == 1
         assert list(tmp_path.iterdir()) == []
 
-    @pytest.mark.parametrize("command", [*READERS, "real migrate"])
+    @pytest.mark.parametrize("command", [*CALLS, "real migrate"])
     def test_a_file_that_is_no_database(self, command: str, tmp_path: Path) -> None:
         path = tmp_path / "text.db"
         path.write_text("no database " * 100)
-        arguments = READERS.get(command, ("migrate",))
+        arguments = CALLS.get(command, ("migrate",))
         code, output, errors = run(*arguments, "--url", f"sqlite:///{path}")
         assert (code, (output + errors).count("\n")) == (1, 1)
         assert "not a database" in output + errors
         assert path.read_text() == "no database " * 100
 
-    @pytest.mark.parametrize("command", READERS)
+    @pytest.mark.parametrize("command", CALLS)
     def test_a_file_that_cannot_be_written(
         self, command: str, sqlite_template: Path, tmp_path: Path
     ) -> None:
@@ -246,7 +247,7 @@ class TestUnusableDatabases:
         path.write_bytes(sqlite_template.read_bytes())
         path.chmod(0o444)
         done = subprocess.run(
-            [sys.executable, "-c", _UNPRIVILEGED, str(tmp_path), *READERS[command]],
+            [sys.executable, "-c", _UNPRIVILEGED, str(tmp_path), *CALLS[command]],
             env=os.environ | {"PREFECT_DATABASE_PATH": "locked.db"},
             cwd=ROOT,
             capture_output=True,
@@ -257,10 +258,10 @@ class TestUnusableDatabases:
         assert (done.returncode, (done.stdout + done.stderr).count("\n")) == (1, 1)
         assert "Permission denied" in done.stdout + done.stderr
 
-    @pytest.mark.parametrize("command", ["stats", "trim"])
+    @pytest.mark.parametrize("command", ["stats", "trim", "rotate-key"])
     def test_a_database_without_tables(self, command: str, url: str) -> None:
         connect(url, migrate=False).close()
-        assert "migrate it" in fails(*READERS[command], "--url", url)
+        assert "migrate it" in fails(*CALLS[command], "--url", url)
 
 
 class TestMigrate:
@@ -479,6 +480,29 @@ class TestTrim:
         assert left(opened)[0] == 200
         assert opened.value("SELECT count(DISTINCT event_id) FROM event_resources") == 200
         assert opened.value("SELECT count(*) FROM event_resources") == 200
+
+
+class TestRotateKey:
+    def test_documents_are_encrypted_anew(self, opened: Backend, url: str) -> None:
+        block_type = blocks.create_type(opened, "Secret", "secret")
+        schema = blocks.create_schema(opened, {"title": "Secret"}, block_type_id=block_type.id)
+        document = blocks.create_document(
+            opened, "mine", {"value": "hunter2"}, schema.id, block_type.id
+        )
+        stored = opened.value("SELECT data FROM block_document")
+        output = succeeds("rotate-key", "--url", url)
+        assert output == "1 block documents encrypted anew\n"
+        assert opened.value("SELECT data FROM block_document") != stored
+        found = blocks.get_document(opened, document.id, include_secrets=True)
+        assert found is not None
+        assert found.data == {"value": "hunter2"}
+
+    def test_without_documents(self, migrated: str) -> None:
+        assert succeeds("rotate-key", "--url", migrated) == "0 block documents encrypted anew\n"
+
+    @pytest.mark.parametrize("batch", ["0", "-1", "99999999"])
+    def test_a_batch_has_bounds(self, migrated: str, batch: str) -> None:
+        assert "batch" in fails("rotate-key", "--batch", batch, "--url", migrated)
 
 
 def _make_slow(db: Backend) -> None:
