@@ -183,15 +183,23 @@ def _age(text: str) -> datetime:
 def _opened(arguments: argparse.Namespace) -> Iterator[Backend]:
     """The database, which must be there: only `migrate` makes a SQLite file."""
     if _is_absent(arguments):
-        path = config.load(arguments.url, Options()).path
-        raise ConfigurationError(f"there is no file {path}; `prefect-db migrate` makes it")
+        masked = config.load(arguments.url, Options()).masked
+        raise ConfigurationError(f"{masked}: there is no such file; `prefect-db migrate` makes it")
     with connect(arguments.url, migrate=False, pool_size=1, application_name="prefect-db") as db:
         yield db
 
 
 def _is_absent(arguments: argparse.Namespace) -> bool:
-    path = config.load(arguments.url, Options()).path
-    return path not in ("", ":memory:") and not os.path.exists(path)
+    settings = config.load(arguments.url, Options())
+    if settings.scheme != "sqlite" or settings.path == ":memory:":
+        return False
+    try:
+        os.stat(settings.path)
+    except FileNotFoundError:
+        return True
+    except (OSError, ValueError):
+        pass  # the driver says it better
+    return False
 
 
 def _migrate(arguments: argparse.Namespace) -> int:

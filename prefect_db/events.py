@@ -511,6 +511,7 @@ def trim(
     if batch < 1:
         raise BadValue(f"batch={batch}; it is at least 1")
     named = " AND event = ?" if name is not None else ""
+    before = to_datetime(before)
     params = (before, name) if name is not None else (before,)
     if dry_run:
         return int(db.value(f"SELECT count(*) FROM events WHERE occurred < ?{named}", params))

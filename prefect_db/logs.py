@@ -195,6 +195,7 @@ def trim(
     """
     if batch < 1:
         raise BadValue(f"batch={batch}; it is at least 1")
+    before = to_datetime(before)
     if dry_run:
         return int(db.value("SELECT count(*) FROM log WHERE timestamp < ?", (before,)))
     listed = db.dialect.pick(

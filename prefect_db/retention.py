@@ -16,7 +16,7 @@ from prefect_db.errors import BadValue
 from prefect_db.queryable import Queryable
 from prefect_db.row import Record
 from prefect_db.states import TERMINAL
-from prefect_db.values import Array
+from prefect_db.values import Array, to_datetime
 
 # Rows that one statement reads or deletes.
 _PAGE: Final = 1000
@@ -67,6 +67,7 @@ def trim(
     """
     if batch < 1:
         raise BadValue(f"batch={batch}; it is at least 1")
+    before = to_datetime(before)
     if dry_run:
         return _count(db, before)
     deleted = 0

@@ -158,7 +158,7 @@ class TestUsage:
 
     def test_the_program_has_help_that_lists_the_commands(self) -> None:
         output = succeeds("--help")
-        assert [command for command in COMMANDS if f"\n    {command} " not in output] == []
+        assert [command for command in COMMANDS if f"\n    {command}" not in output] == []
 
     def test_the_version(self) -> None:
         assert succeeds("--version") == f"prefect-db {__version__}\n"
@@ -222,7 +222,7 @@ class TestUnusableDatabases:
     @pytest.mark.parametrize("command", set(CALLS) - {"check", "migrate"})
     def test_a_file_that_is_not_there_is_not_made(self, command: str, tmp_path: Path) -> None:
         error = fails(*CALLS[command], "--url", f"sqlite:///{tmp_path}/none.db")
-        assert "there is no file" in error
+        assert "there is no such file" in error
         assert list(tmp_path.iterdir()) == []
 
     def test_check_makes_no_file_either(self, tmp_path: Path) -> None:
@@ -246,6 +246,7 @@ class TestUnusableDatabases:
         path = tmp_path / "locked.db"
         path.write_bytes(sqlite_template.read_bytes())
         path.chmod(0o444)
+        tmp_path.chmod(0o755)
         done = subprocess.run(
             [sys.executable, "-c", _UNPRIVILEGED, str(tmp_path), *CALLS[command]],
             env=os.environ | {"PREFECT_DATABASE_PATH": "locked.db"},

@@ -131,9 +131,12 @@ class TestAll:
             TRIMS[name](db, at(100), batch=batch)
 
     @pytest.mark.parametrize("dry_run", [False, True])
-    def test_a_time_without_zone_is_refused(self, db: Backend, name: str, dry_run: bool) -> None:
+    @pytest.mark.parametrize("before", [datetime(2040, 1, 1), "9", 9, None])
+    def test_what_is_no_time_with_a_zone_is_refused(
+        self, db: Backend, name: str, dry_run: bool, before: Any
+    ) -> None:
         with pytest.raises(BadValue):
-            TRIMS[name](db, datetime(2040, 1, 1), dry_run=dry_run)
+            TRIMS[name](db, before, dry_run=dry_run)
 
     def test_it_is_undone_with_its_callers_transaction(
         self, db: Backend, flow_id: UUID, name: str
