@@ -87,6 +87,7 @@ class TestCheck:
                 " WHERE name = 'ix_log__timestamp'"
             )
             native.execute("INSERT INTO log (name, level, message, timestamp) VALUES (1, 2, 3, 4)")
+            native.execute("PRAGMA schema_version = 1000")  # for other connections to notice
             native.execute("PRAGMA writable_schema = RESET")
         assert "integrity" in failures(db)
 
