@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal
@@ -444,7 +444,15 @@ def _microseconds(duration: timedelta) -> int:
     return duration // timedelta(microseconds=1)
 
 
-def trim(db: Queryable, before: datetime, *, name: str | None = None, batch: int = 500) -> int:
+def trim(
+    db: Queryable,
+    before: datetime,
+    *,
+    name: str | None = None,
+    batch: int = 500,
+    progress: Callable[[int], object] | None = None,
+    dry_run: bool = False,
+) -> int:
     """Delete events that occurred before a time, oldest first; how many there were.
 
     Each batch is a transaction of its own, so that others get their turn; what is left is whole
@@ -455,11 +463,16 @@ def trim(db: Queryable, before: datetime, *, name: str | None = None, batch: int
         before: The limit, itself kept.
         name: Only events of this name.
         batch: How many to delete at a time.
+        progress: Called after each batch with the number deleted so far.
+        dry_run: Only count them.
     """
     if batch < 1:
         raise BadValue(f"batch={batch}; it is at least 1")
     named = " AND event = ?" if name is not None else ""
-    params = (before, name, batch) if name is not None else (before, batch)
+    before = to_datetime(before)
+    params = (before, name) if name is not None else (before,)
+    if dry_run:
+        return int(db.value(f"SELECT count(*) FROM events WHERE occurred < ?{named}", params))
     listed = db.dialect.pick(
         sqlite="IN (SELECT value FROM json_each(?))", postgres="= ANY(CAST(? AS uuid[]))"
     )
@@ -468,10 +481,12 @@ def trim(db: Queryable, before: datetime, *, name: str | None = None, batch: int
         with db.transaction() as txn:
             rows = txn.rows(
                 f"SELECT id FROM events WHERE occurred < ?{named} ORDER BY occurred, id LIMIT ?",
-                params,
+                (*params, batch),
             )
             ids = Array([row.uuid(0) for row in rows])
             txn.execute(f"DELETE FROM event_resources WHERE event_id {listed}", (ids,))
             deleted += txn.execute(f"DELETE FROM events WHERE id {listed}", (ids,))
+        if progress is not None:
+            progress(deleted)
         if len(rows) < batch:
             return deleted

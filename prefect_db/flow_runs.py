@@ -14,6 +14,7 @@ from prefect_db.errors import NotFound, SerializationFailure, UsageError
 from prefect_db.filters import page
 from prefect_db.ids import given_or_new, slug
 from prefect_db.queryable import Queryable
+from prefect_db.retention import trim as trim
 from prefect_db.row import Record
 from prefect_db.run_filters import CreatedBy as CreatedBy
 from prefect_db.run_filters import FlowFilter, TaskRunFilter, of_flow_runs

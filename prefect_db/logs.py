@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
@@ -16,7 +16,7 @@ from prefect_db.queryable import Queryable
 from prefect_db.row import Record
 from prefect_db.text_search import Text as Text
 from prefect_db.text_search import conditions
-from prefect_db.values import to_datetime, to_uuid
+from prefect_db.values import Array, to_datetime, to_uuid
 
 _MAX_LEVEL = 2**15 - 1
 
@@ -183,3 +183,44 @@ def _where(db: Queryable, filter: LogFilter | None) -> Where:
         for condition in conditions(db.dialect, "message || ' ' || name", filter.text):
             where.group(condition)
     return where
+
+
+def trim(
+    db: Queryable,
+    before: datetime,
+    *,
+    batch: int = 1000,
+    progress: Callable[[int], object] | None = None,
+    dry_run: bool = False,
+) -> int:
+    """Delete log lines of before a time, oldest first, whatever their runs; how many there were.
+
+    Each batch is a transaction of its own, so that others get their turn.
+
+    Args:
+        db: Where; a Backend.
+        before: The limit of their timestamps, itself kept.
+        batch: How many to delete at a time.
+        progress: Called after each batch with the number deleted so far.
+        dry_run: Only count them.
+    """
+    if batch < 1:
+        raise BadValue(f"batch={batch}; it is at least 1")
+    before = to_datetime(before)
+    if dry_run:
+        return int(db.value("SELECT count(*) FROM log WHERE timestamp < ?", (before,)))
+    listed = db.dialect.pick(
+        sqlite="IN (SELECT value FROM json_each(?))", postgres="= ANY(CAST(? AS uuid[]))"
+    )
+    deleted = 0
+    while True:
+        with db.transaction() as txn:
+            rows = txn.rows(
+                "SELECT id FROM log WHERE timestamp < ? ORDER BY timestamp LIMIT ?", (before, batch)
+            )
+            ids = Array([row.uuid(0) for row in rows])
+            deleted += txn.execute(f"DELETE FROM log WHERE id {listed}", (ids,))
+        if progress is not None:
+            progress(deleted)
+        if len(rows) < batch:
+            return deleted
