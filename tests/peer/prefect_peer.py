@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from typing import Any, TypeVar
 
+from prefect.context import SettingsContext, get_settings_context
 from prefect.server.database import dependencies
 from prefect.server.database.configurations import (
     AioSqliteConfiguration,
@@ -48,6 +49,10 @@ class Prefect:
             self._config = AsyncPostgresConfiguration(self.url)
             self._queries = AsyncPostgresQueryComponents()
             self._orm = AsyncPostgresORMConfiguration()
+
+        # Once, as Prefect takes a third of a second to make settings.
+        with temporary_settings({PREFECT_API_DATABASE_CONNECTION_URL: self.url}) as settings:
+            self._settings = settings
 
     def __enter__(self) -> Prefect:
         return self
@@ -91,7 +96,8 @@ class Prefect:
         with warnings.catch_warnings(), ExitStack() as stack:
             # Its own are not ours to judge.
             warnings.simplefilter("ignore")
-            stack.enter_context(temporary_settings({PREFECT_API_DATABASE_CONNECTION_URL: self.url}))
+            profile = get_settings_context().profile
+            stack.enter_context(SettingsContext(profile=profile, settings=self._settings))
             stack.enter_context(dependencies.temporary_database_config(self._config))
             stack.enter_context(dependencies.temporary_query_components(self._queries))
             stack.enter_context(dependencies.temporary_orm_config(self._orm))
