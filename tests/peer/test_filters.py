@@ -188,18 +188,18 @@ class Comparison:
             check("our page", [record.id for record in page], ours[case.offset : end])
         self.telling += 0 < len(ours) < entity.rows
 
-        asked, theirs = self._theirs(case, ours)
-        check("count", len(ours), self._prefect.read(entity.count, **asked))
-        self._compare_order(case, ours, theirs, keys)
-        if case.limit is not None and _is_total(ours, keys):
-            rows = self._read(case, asked, limit=case.limit, offset=case.offset)
-            check("page", ours[case.offset : case.offset + case.limit], rows)
+        total = case.limit is not None and _is_total(ours, keys)
+        theirs = self._theirs(case, ours, paged=total)
+        check("count", len(ours), theirs.count)
+        self._compare_order(case, ours, theirs.ids, keys)
+        if total and case.limit is not None:
+            check("page", ours[case.offset : case.offset + case.limit], theirs.page)
             self.pages += 1
         if case.entity != "flows":
-            self._compare_states(case, asked, theirs)
+            self._compare_states(case, theirs)
 
-    def _theirs(self, case: Case, ours: list[UUID]) -> tuple[Json, list[UUID]]:
-        """The filters that Prefect needs to be given for the same rows, and its rows' ids."""
+    def _theirs(self, case: Case, ours: list[UUID], *, paged: bool) -> Answer:
+        """Prefect's answer: if a rule says so, to what it needs to be asked for the same rows."""
         filters = case.filters
         needed = []
         for rule, rewrite in ((None, None), (BOTH, _one_list), (LITERAL, self._literally)):
@@ -209,24 +209,15 @@ class Comparison:
                     continue
                 filters = rewritten
                 needed.append(rule)
-            asked = {
-                f"{name[:-1]}_filter": FILTERS[name].model_validate(given)
-                for name, given in filters.items()
-            }
-            rows = self._read(case, asked)
-            if set(rows) == set(ours):
+            theirs = self._prefect.read(prefects_answer, case, filters, paged)
+            if set(theirs.ids) == set(ours):
                 self.rules.update(needed)
-                return asked, rows
-        only = set(ours) ^ set(rows)
+                return theirs
+        only = set(ours) ^ set(theirs.ids)
         raise Difference(
             f"only ours: {sorted(map(str, only & set(ours)))}\n"
             f"only Prefect's: {sorted(map(str, only - set(ours)))}"
         )
-
-    def _read(self, case: Case, asked: Json, **page: Any) -> list[UUID]:
-        entity = ENTITIES[case.entity]
-        sort = entity.prefect_sort(case.sort)
-        return self._prefect.read(ids_only, entity.read, **asked, sort=sort, **page)
 
     def _our_filters(self, case: Case) -> tuple[Any, Json]:
         made = {
@@ -247,19 +238,16 @@ class Comparison:
         self.rules[TIES] += smallest != ours
         check("order", [keys[id][:-1] for id in ours], [keys[id][:-1] for id in smallest])
 
-    def _compare_states(self, case: Case, asked: Json, theirs: list[UUID]) -> None:
+    def _compare_states(self, case: Case, theirs: Answer) -> None:
         own, others = self._our_filters(case)
         ours = ENTITIES[case.entity].ours.count_by_state(self._db, own, **others)
-        expected = Counter(map(self._states(case.entity).__getitem__, theirs))
+        expected = Counter(map(self._states(case.entity).__getitem__, theirs.ids))
         check("count by state", ours, {**expected})
         # Prefect has no such count of flow runs.
-        if case.entity == "task_runs":
-            counts = self._prefect.read(models.task_runs.count_task_runs_by_state, **asked)
+        if theirs.by_state is not None:
             self.rules[STATELESS] += ours.pop(None, 0) > 0
             check(
-                "count by state",
-                {type: ours.get(type, 0) for type in StateType},
-                {**counts.model_dump()},
+                "count by state", {type: ours.get(type, 0) for type in StateType}, theirs.by_state
             )
 
     def _states(self, entity: str) -> dict[UUID | None, StateType | None]:
@@ -307,15 +295,43 @@ class Comparison:
         return {**given, "name": {"any_": sorted(names)}}
 
 
-async def ids_only(session: Any, read: Callable[..., Any], **asked: Any) -> list[UUID]:
-    """The ids of what a function of Prefect reads: by its statement, but without other columns."""
+@dataclass
+class Answer:
+    """What Prefect finds: the ids of all rows and of a page, in its order, and its counts."""
 
-    def narrow(execution: Any) -> None:
-        id = execution.bind_mapper.class_.id
-        execution.statement = execution.statement.with_only_columns(id)
+    ids: list[UUID]
+    page: list[UUID] | None
+    count: int
+    by_state: dict[str, int] | None
 
-    event.listen(session.sync_session, "do_orm_execute", narrow)
-    return list(await read(session, **asked))
+
+async def prefects_answer(
+    session: Any, case: Case, filters: dict[str, Json], paged: bool
+) -> Answer:
+    entity = ENTITIES[case.entity]
+    asked = {
+        f"{name[:-1]}_filter": FILTERS[name].model_validate(given)
+        for name, given in filters.items()
+    }
+    sort = entity.prefect_sort(case.sort)
+    count = await entity.count(session, **asked)
+    by_state = None
+    if case.entity == "task_runs":
+        by_state = (await models.task_runs.count_task_runs_by_state(session, **asked)).model_dump()
+    # The statements that Prefect makes, but without all columns: a record of them takes it long.
+    event.listen(session.sync_session, "do_orm_execute", _only_ids)
+    ids = list(await entity.read(session, **asked, sort=sort))
+    page = None
+    if paged:
+        page = list(
+            await entity.read(session, **asked, sort=sort, limit=case.limit, offset=case.offset)
+        )
+    return Answer(ids, page, count, by_state)
+
+
+def _only_ids(execution: Any) -> None:
+    id = execution.bind_mapper.class_.id
+    execution.statement = execution.statement.with_only_columns(id)
 
 
 class Difference(Exception):
