@@ -92,16 +92,16 @@ def _restore(dump: str, url: str) -> None:
 @pytest.fixture
 def managed_url(backend_name: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """An empty database of the test's own that Prefect manages."""
-    yield from _copy("managed", backend_name, request, tmp_path)
+    yield from copy_of("managed", backend_name, request, tmp_path)
 
 
 @pytest.fixture
 def real_url(backend_name: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """A copy of the database that a Prefect server filled."""
-    yield from _copy("real", backend_name, request, tmp_path)
+    yield from copy_of("real", backend_name, request, tmp_path)
 
 
-def _copy(
+def copy_of(
     kind: str, backend_name: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> Iterator[str]:
     original = request.getfixturevalue(f"{backend_name}_{kind}")

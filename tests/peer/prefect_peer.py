@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from typing import Any, TypeVar
 
+from prefect.context import SettingsContext, get_settings_context
 from prefect.server.database import dependencies
 from prefect.server.database.configurations import (
     AioSqliteConfiguration,
@@ -51,6 +52,10 @@ class Prefect:
         # Else it would know another database's key.
         self._queries.clear_configuration_value_cache_for_key("ENCRYPTION_KEY")
 
+        # Once, as Prefect takes a third of a second to make settings.
+        with temporary_settings({PREFECT_API_DATABASE_CONNECTION_URL: self.url}) as settings:
+            self._settings = settings
+
     def __enter__(self) -> Prefect:
         return self
 
@@ -93,7 +98,8 @@ class Prefect:
         with warnings.catch_warnings(), ExitStack() as stack:
             # Its own are not ours to judge.
             warnings.simplefilter("ignore")
-            stack.enter_context(temporary_settings({PREFECT_API_DATABASE_CONNECTION_URL: self.url}))
+            profile = get_settings_context().profile
+            stack.enter_context(SettingsContext(profile=profile, settings=self._settings))
             stack.enter_context(dependencies.temporary_database_config(self._config))
             stack.enter_context(dependencies.temporary_query_components(self._queries))
             stack.enter_context(dependencies.temporary_orm_config(self._orm))
