@@ -136,7 +136,10 @@ cancelling = _constructor(StateType.CANCELLING, "Asked to end.")
 
 
 def _iso(value: Any) -> str:
-    return to_datetime(value).isoformat().replace("+00:00", "Z")
+    moment = to_datetime(value)
+    # A client's zone is kept here, where columns have UTC.
+    given = datetime.fromisoformat(value) if isinstance(value, str) else value
+    return (moment if given.utcoffset() == timedelta() else given).isoformat().replace("+00:00", "Z")
 
 
 def _uuid_text(value: Any) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from typing import Any, TypeVar
 
+from prefect.context import get_settings_context
 from prefect.server.database import dependencies
 from prefect.server.database.configurations import (
     AioSqliteConfiguration,
@@ -48,6 +49,9 @@ class Prefect:
             self._config = AsyncPostgresConfiguration(self.url)
             self._queries = AsyncPostgresQueryComponents()
             self._orm = AsyncPostgresORMConfiguration()
+        # Making these takes Prefect longer than most units of work.
+        with temporary_settings({PREFECT_API_DATABASE_CONNECTION_URL: self.url}):
+            self._settings = get_settings_context()
 
     def __enter__(self) -> Prefect:
         return self
@@ -91,7 +95,7 @@ class Prefect:
         with warnings.catch_warnings(), ExitStack() as stack:
             # Its own are not ours to judge.
             warnings.simplefilter("ignore")
-            stack.enter_context(temporary_settings({PREFECT_API_DATABASE_CONNECTION_URL: self.url}))
+            stack.enter_context(self._settings)
             stack.enter_context(dependencies.temporary_database_config(self._config))
             stack.enter_context(dependencies.temporary_query_components(self._queries))
             stack.enter_context(dependencies.temporary_orm_config(self._orm))
