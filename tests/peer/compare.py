@@ -31,6 +31,8 @@ ORDER: Final = {
 }
 # Of the clock of whoever wrote the row.
 CLOCKS: Final = ("created", "updated", "recorded")
+# A run time that is the sum of its states' times, of which some run backwards.
+BACKWARDS: Final = "<as the states say, backwards>"
 _UUID: Final = re.compile("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _TIME: Final = re.compile(r"(20\d\d-\d\d-\d\d)([ T])(\d\d:\d\d:\d\d)(\.\d+)?(Z|\+00(?::00)?)?")
 _SQLITE_TIME: Final = re.compile(r"text '\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{6}'")
@@ -165,22 +167,25 @@ def _replay(
     since: datetime,
     until: datetime,
 ) -> None:
-    """The states of a subflow's task run have the clock's times: its total_run_time is compared
-    with what these make."""
-    states: dict[str, list[Row]] = {}
-    for state in sorted(tables["task_run_state"], key=lambda row: row["created"]):
-        states.setdefault(state["task_run_id"], []).append(state)
-    for row in canonical["task_run"]:
-        entered = states.get(row["id"], [])
-        times = [moment for state in entered for moment in [_only(state["timestamp"])]]
-        if not any(since <= moment <= until for moment in times):
-            continue
-        total = timedelta()
-        for state, begun, ended in zip(entered, times, times[1:], strict=False):
-            if "RUNNING" in state["type"]:
-                total += ended - begun
-        if _duration(row["total_run_time"]) == total:
-            row["total_run_time"] = "<as the states say>"
+    """A run time that has the clock's times, or times that run backwards, is compared with what
+    the run's own states make."""
+    for table in ("flow_run", "task_run"):
+        states: dict[str, list[Row]] = {}
+        for state in sorted(tables[f"{table}_state"], key=lambda row: row["created"]):
+            states.setdefault(state[f"{table}_id"], []).append(state)
+        for row in canonical[table]:
+            entered = states.get(row["id"], [])
+            times = [_only(state["timestamp"]) for state in entered]
+            spans = [
+                ended - begun
+                for state, begun, ended in zip(entered, times, times[1:], strict=False)
+                if "RUNNING" in state["type"]
+            ]
+            backwards = any(span < timedelta() for span in spans)
+            clock = any(since <= moment <= until for moment in times)
+            total = sum(spans, timedelta())
+            if (backwards or clock) and _duration(row["total_run_time"]) == total:
+                row["total_run_time"] = BACKWARDS if backwards else "<as the states say>"
 
 
 def _only(value: str) -> datetime:

@@ -54,7 +54,9 @@ class Generator:
 
     def operations(self, number: int) -> Iterator[Operation]:
         """So many operations, after those that every sequence begins with."""
+        yield from self.exceptions()
         yield from self.all_transitions()
+        yield from self.exceptions()
         kinds = [
             (self.create_flow, 2),
             (self.update_flow, 1),
@@ -79,10 +81,34 @@ class Generator:
             made = self._random.choices(makers, weights)[0]()
             yield from made if isinstance(made, list) else [made]
 
+    def exceptions(self) -> Iterator[Operation]:
+        """What the two are known to do differently."""
+        yield Operation("set_configuration", {"key": "the same", "value": {"a": 1}})
+        yield Operation("write_events", {"batch": [event := self._event()]})
+        yield Operation("write_events", {"batch": [event]})
+        yield Operation("write_events", {"batch": [event := self._event(), event]})
+        yield self.create_flow()
+        flow_id = self._flows[-1]
+        policy = {"pause_keys": [f"key-{number}" for number in range(12)]}
+        for _ in range(2):
+            yield self.create_flow_run(
+                flow_id=flow_id, name=None, idempotency_key="", empirical_policy=policy
+            )
+        yield self.create_flow_run(
+            flow_id=flow_id,
+            state=self.state(StateType.SCHEDULED),
+            infrastructure_pid=None,
+            idempotency_key=None,
+        )
+        cancelling = self.state(StateType.CANCELLING)
+        yield Operation(
+            "set_flow_run_state", {"flow_run_id": self._runs[-1], "state": cancelling}
+        )
+
     def all_transitions(self) -> Iterator[Operation]:
         """Every pair of state types, of one flow run and of one task run."""
         yield self.create_flow()
-        yield self.create_flow_run(state=None, name="all transitions", idempotency_key=None)
+        yield self.create_flow_run(flow_id=self._flows[-1], state=None, name="all transitions", idempotency_key=None)
         flow_run_id = self._runs[-1]
         # A scheduled run without it is not cancelled but ended at once.
         yield Operation(

@@ -18,7 +18,7 @@ import pytest
 
 from prefect_db import Backend, connect
 from prefect_db.testing import create_database
-from tests.peer.compare import Canon, Difference, differences, stored
+from tests.peer.compare import BACKWARDS, Canon, Difference, differences, stored
 from tests.peer.operations import Generator, Operation
 from tests.peer.prefect_peer import Prefect
 from tests.peer.sides import REFUSED, Ours, Rejected, Theirs
@@ -75,6 +75,18 @@ def rules() -> dict[str, Rule]:
             "Prefect stores this set in the order of its hashes, which changes between processes;"
             " ours is sorted",
             allows=order_of_pause_keys,
+        ),
+        "unchanged configuration": Rule(
+            "Prefect does not write a value that is stored already; ours does not look",
+            allows=lambda difference: (difference.table, difference.column)
+            == ("configuration", "updated"),
+        ),
+        "run time backwards": Rule(
+            "Prefect stores a negative run time of more than a day wrong by days: asyncpg takes a"
+            " pendulum.Duration for a timedelta",
+            only="postgres",
+            allows=lambda difference: difference.column == "total_run_time"
+            and difference.ours == BACKWARDS,
         ),
         "orchestration": Rule(
             "Prefect has rules of which transition is allowed, even for a forced one; here they"
