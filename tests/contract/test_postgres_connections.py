@@ -19,12 +19,14 @@ from prefect_db import (
     Backend,
     Deadlock,
     Error,
+    NotNullViolation,
     PoolTimeout,
     Queryable,
     Transaction,
     Unavailable,
     connect,
 )
+from prefect_db.drivers.postgres import PostgresConnection
 from prefect_db.testing import postgres_server
 from tests.faults import BOUND, in_thread, until
 
@@ -400,3 +402,25 @@ def _silent_server(for_: float) -> Iterator[int]:
         yield server.getsockname()[1]
         done.set()
         thread.join()
+
+
+class _SlowToEnd(list[Any]):
+    def __iter__(self) -> Iterator[Any]:
+        yield from super().__iter__()
+        time.sleep(0.3)
+
+
+@pytest.mark.only("postgres", "psycopg sends the rows as a pipeline")
+def test_an_error_that_comes_when_all_rows_are_sent_is_not_taken_for_its_effect(
+    db: Backend,
+) -> None:
+    db.execute("CREATE TABLE thing (id integer NOT NULL)")
+    statement = db.dialect.compile("INSERT INTO thing (id) VALUES (?)")
+    other = db.dialect.compile("DELETE FROM thing WHERE id = ?")
+    with db.connection() as native, pytest.raises(NotNullViolation) as caught:
+        # Each statement has the one before forgotten, by a command behind the rows.
+        native.prepared_max = 0
+        connection = PostgresConnection(native)
+        connection.executemany(other, [[1]])
+        connection.executemany(statement, _SlowToEnd([[None], [2]]))
+    assert isinstance(caught.value.__cause__, psycopg.errors.NotNullViolation)
