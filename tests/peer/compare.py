@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os.path
 import re
 import sqlite3
 from collections.abc import Iterable
@@ -112,13 +111,7 @@ class Canon:
             text = match[0]
             return text if text in given else ids.setdefault(text, f"<id {len(ids)}>")
 
-        clocks = sorted(
-            {
-                moment
-                for moment in _times(canonical)
-                if since <= moment <= until
-            }
-        )
+        clocks = sorted({moment for moment in _times(canonical) if since <= moment <= until})
         ranks = {moment: rank for rank, moment in enumerate(clocks)}
 
         def clock(match: re.Match[str]) -> str:
@@ -130,10 +123,7 @@ class Canon:
 
         return {
             table: [
-                {
-                    name: _TIME.sub(clock, _UUID.sub(number, value))
-                    for name, value in row.items()
-                }
+                {name: _TIME.sub(clock, _UUID.sub(number, value)) for name, value in row.items()}
                 for row in rows
             ]
             for table, rows in canonical.items()
@@ -238,7 +228,8 @@ class Difference:
     def __str__(self) -> str:
         theirs, ours = self.theirs or "nothing", self.ours or "nothing"
         # Long values are the same for the most part.
-        same = len(os.path.commonprefix([theirs, ours]))
+        pairs = enumerate(zip(theirs, ours, strict=False))
+        same = next((at for at, (a, b) in pairs if a != b), 0)
         begin = max(0, same - 50)
         return (
             f"{self.table} {self.key} {self.column}:"
@@ -246,9 +237,7 @@ class Difference:
         )
 
 
-def differences(
-    theirs: dict[str, list[Row]], ours: dict[str, list[Row]]
-) -> Iterable[Difference]:
+def differences(theirs: dict[str, list[Row]], ours: dict[str, list[Row]]) -> Iterable[Difference]:
     """Each value in which the rows of the two differ."""
     for table, order in ORDER.items():
         keys = [name for name in re.findall(r"[a-z_]+", order) if name in ("id", "key")] or [
@@ -260,15 +249,15 @@ def differences(
             their, our = left.get(key), right.get(key)
             if their is None or our is None:
                 row = their or our or {}
-                yield Difference(
-                    table, key, "row", their and str(their), our and str(our), row
-                )
+                yield Difference(table, key, "row", _text(their), _text(our), row)
                 continue
             for column in {**their, **our}:
                 if their.get(column) != our.get(column):
-                    yield Difference(
-                        table, key, column, their.get(column), our.get(column), their
-                    )
+                    yield Difference(table, key, column, their.get(column), our.get(column), their)
+
+
+def _text(row: Row | None) -> str | None:
+    return None if row is None else str(row)
 
 
 def _keyed(rows: list[Row], names: list[str]) -> dict[str, Row]:

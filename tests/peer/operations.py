@@ -20,7 +20,7 @@ ZONES: Final = (UTC, timezone(timedelta(hours=5, minutes=30)), timezone(timedelt
 TEXTS: Final = (
     "plain",
     "Größe 大きさ 🦆",
-    "it's \"quoted\"",
+    'it\'s "quoted"',
     "what? why?? $1 :name",
     "100%s %(x)s {y}",
     "back\\slash\nnewline\ttab",
@@ -101,14 +101,14 @@ class Generator:
             idempotency_key=None,
         )
         cancelling = self.state(StateType.CANCELLING)
-        yield Operation(
-            "set_flow_run_state", {"flow_run_id": self._runs[-1], "state": cancelling}
-        )
+        yield Operation("set_flow_run_state", {"flow_run_id": self._runs[-1], "state": cancelling})
 
     def all_transitions(self) -> Iterator[Operation]:
         """Every pair of state types, of one flow run and of one task run."""
         yield self.create_flow()
-        yield self.create_flow_run(flow_id=self._flows[-1], state=None, name="all transitions", idempotency_key=None)
+        yield self.create_flow_run(
+            flow_id=self._flows[-1], state=None, name="all transitions", idempotency_key=None
+        )
         flow_run_id = self._runs[-1]
         # A scheduled run without it is not cancelled but ended at once.
         yield Operation(
@@ -145,7 +145,9 @@ class Generator:
         return (MOMENT + shift).astimezone(self._random.choice(ZONES))
 
     def text(self) -> str:
-        return self._random.choice(TEXTS) + self._random.choice(["", "", str(self._random.random())])
+        return self._random.choice(TEXTS) + self._random.choice(
+            ["", "", str(self._random.random())]
+        )
 
     def json(self, depth: int = 0) -> Any:
         choice = self._random.randrange(12 if depth < 4 else 8)

@@ -69,9 +69,7 @@ class Ours:
     def delete_flow_run(self, flow_run_id: UUID) -> None:
         flow_runs.delete(self.db, flow_run_id)
 
-    def set_flow_run_state(
-        self, flow_run_id: UUID, state: dict[str, Any]
-    ) -> tuple[UUID, datetime]:
+    def set_flow_run_state(self, flow_run_id: UUID, state: dict[str, Any]) -> tuple[UUID, datetime]:
         proposed = our_state(state)
         assert proposed is not None
         stored = flow_runs.set_state(self.db, flow_run_id, proposed)
@@ -82,9 +80,7 @@ class Ours:
     ) -> UUID:
         return task_runs.create(self.db, id=task_run_id, state=our_state(state), **given).id
 
-    def set_task_run_state(
-        self, task_run_id: UUID, state: dict[str, Any]
-    ) -> tuple[UUID, datetime]:
+    def set_task_run_state(self, task_run_id: UUID, state: dict[str, Any]) -> tuple[UUID, datetime]:
         proposed = our_state(state)
         assert proposed is not None
         stored = task_runs.set_state(self.db, task_run_id, proposed)
@@ -172,9 +168,7 @@ class Theirs:
     def delete_flow_run(self, flow_run_id: UUID) -> None:
         self._change(models.flow_runs.delete_flow_run, flow_run_id)
 
-    def set_flow_run_state(
-        self, flow_run_id: UUID, state: dict[str, Any]
-    ) -> tuple[UUID, datetime]:
+    def set_flow_run_state(self, flow_run_id: UUID, state: dict[str, Any]) -> tuple[UUID, datetime]:
         """Raises: Rejected."""
         proposed = their_state(state)
         result = self.prefect.write(
@@ -204,9 +198,7 @@ class Theirs:
         run = core.TaskRun(id=task_run_id, state=their_state(state), **_given(given))
         return _id(self.prefect.write(models.task_runs.create_task_run, run))
 
-    def set_task_run_state(
-        self, task_run_id: UUID, state: dict[str, Any]
-    ) -> tuple[UUID, datetime]:
+    def set_task_run_state(self, task_run_id: UUID, state: dict[str, Any]) -> tuple[UUID, datetime]:
         proposed = their_state(state)
         result = self.prefect.write(
             models.task_runs.set_task_run_state, task_run_id, proposed, force=True

@@ -16,7 +16,8 @@ from prefect.server.events.filters import EventFilter, EventOccurredFilter
 from prefect.server.events.schemas.events import ReceivedEvent
 from prefect.server.events.storage.database import query_events
 from prefect.server.orchestration.core_policy import CoreFlowPolicy, CoreTaskPolicy
-from prefect.server.schemas import actions, states as prefect_states
+from prefect.server.schemas import actions
+from prefect.server.schemas import states as prefect_states
 from prefect.server.services.task_run_recorder import record_bulk_task_run_events
 from pydantic import BaseModel
 
@@ -59,8 +60,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, dict):
         # A set has no order.
         return {
-            key: sorted(item) if key == "pause_keys" else plain(item)
-            for key, item in value.items()
+            key: sorted(item) if key == "pause_keys" else plain(item) for key, item in value.items()
         }
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]

@@ -12,7 +12,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import SystemRandom
 from typing import Any
-from uuid import UUID
 
 import pytest
 
@@ -68,9 +67,7 @@ def _sorted_pause_keys(value: str | None) -> str:
 def rules() -> dict[str, Rule]:
     """The differences that are meant, by name."""
     return {
-        "generated names": Rule(
-            "a run without a name gets a random one", allows=generated_name
-        ),
+        "generated names": Rule("a run without a name gets a random one", allows=generated_name),
         "order of pause keys": Rule(
             "Prefect stores this set in the order of its hashes, which changes between processes;"
             " ours is sorted",
@@ -78,15 +75,17 @@ def rules() -> dict[str, Rule]:
         ),
         "unchanged configuration": Rule(
             "Prefect does not write a value that is stored already; ours does not look",
-            allows=lambda difference: (difference.table, difference.column)
-            == ("configuration", "updated"),
+            allows=lambda difference: (
+                (difference.table, difference.column) == ("configuration", "updated")
+            ),
         ),
         "run time backwards": Rule(
             "Prefect stores a negative run time of more than a day wrong by days: asyncpg takes a"
             " pendulum.Duration for a timedelta",
             only="postgres",
-            allows=lambda difference: difference.column == "total_run_time"
-            and difference.ours == BACKWARDS,
+            allows=lambda difference: (
+                difference.column == "total_run_time" and difference.ours == BACKWARDS
+            ),
         ),
         "orchestration": Rule(
             "Prefect has rules of which transition is allowed, even for a forced one; here they"
@@ -177,7 +176,7 @@ class Pair:
         if theirs == REFUSED and ours != REFUSED:
             self.rules["taken time of a task run's state"].applied += 1
             times = {
-                str(row.uuid(0)): row.datetime(1)
+                str(row.uuid(0)): row.datetime(1) or datetime.min
                 for row in self.ours.db.rows("SELECT id, timestamp FROM task_run_state")
             }
             batch = []
@@ -194,9 +193,7 @@ class Pair:
         theirs = self.theirs(operation)
         if theirs == REFUSED:
             self.rules["repeated events"].applied += 1
-            known = {
-                str(row.uuid(0)) for row in self.ours.db.rows("SELECT id FROM events")
-            }
+            known = {str(row.uuid(0)) for row in self.ours.db.rows("SELECT id FROM events")}
             new = {event["id"]: event for event in batch if event["id"] not in known}
             assert len(new) < len(batch)
             theirs = None
@@ -268,21 +265,18 @@ class Pair:
             lines += self._history(ids)[-3:]
         return "\n".join(lines)
 
-
     def _history(self, ids: list[str]) -> list[str]:
         """The operations that name one of these ids."""
-        lines = []
-        for number, operation in enumerate(self.journal):
-            for argument in operation.arguments.get("batch") or [operation.arguments]:
-                if any(each in str(argument) for each in ids):
-                    lines.append(f"    {number}. {operation.name} {argument!s:.1500}")
-        return lines
+        return [
+            f"    {number}. {operation.name} {argument!s:.1500}"
+            for number, operation in enumerate(self.journal)
+            for argument in operation.arguments.get("batch") or [operation.arguments]
+            if any(each in str(argument) for each in ids)
+        ]
 
 
 @pytest.fixture(params=["ours", "prefect"])
-def our_url(
-    request: pytest.FixtureRequest, backend_name: str, tmp_path: Path
-) -> Iterator[str]:
+def our_url(request: pytest.FixtureRequest, backend_name: str, tmp_path: Path) -> Iterator[str]:
     """A database for this library: with its own schema, and with that of Prefect."""
     if request.param == "ours":
         if backend_name == "sqlite":
@@ -315,15 +309,11 @@ def seed(capsys: pytest.CaptureFixture[str]) -> int:
 
 
 @pytest.fixture
-def pair(
-    prefect: Prefect, ours: Backend, managed_url: str, our_url: str, seed: int
-) -> Pair:
+def pair(prefect: Prefect, ours: Backend, managed_url: str, our_url: str, seed: int) -> Pair:
     return Pair(Theirs(prefect), Ours(ours), managed_url, our_url, Generator(seed))
 
 
-def test_a_sequence_of_writes(
-    pair: Pair, backend_name: str, compared: Counter[str]
-) -> None:
+def test_a_sequence_of_writes(pair: Pair, backend_name: str, compared: Counter[str]) -> None:
     rows = 0
     for operation in pair.generator.operations(OPERATIONS):
         pair.do(operation)
