@@ -399,7 +399,7 @@ class Generator:
 
     def record_task_runs(self) -> Operation:
         """Some events of clients: new ones, in any order, and some that were sent before."""
-        batch = [self._task_event() for _ in range(self._random.randrange(1, 7))]
+        batch = [self.task_event() for _ in range(self._random.randrange(1, 7))]
         if self._account and self._random.random() < 0.5:
             batch += self._random.choices(self._account[-60:], k=self._random.randrange(1, 4))
         if self._random.random() < 0.2:
@@ -408,7 +408,7 @@ class Generator:
         self._account += batch
         return Operation("record_task_runs", {"batch": batch})
 
-    def _task_event(self) -> dict[str, Any]:
+    def task_event(self) -> dict[str, Any]:
         if not self._tasks or self._random.random() < 0.3:
             self._tasks.append(
                 _Task(

@@ -12,10 +12,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import SystemRandom
 from typing import Any
+from uuid import UUID
 
 import pytest
+from prefect.server.events.schemas.events import ReceivedEvent
+from prefect.server.services.task_run_recorder import record_bulk_task_run_events
+from sqlalchemy.exc import IntegrityError
 
-from prefect_db import Backend, connect
+from prefect_db import Backend, BadValue, connect, flow_runs, task_runs
 from prefect_db.testing import create_database
 from tests.peer.compare import BACKWARDS, Canon, Difference, differences, stored
 from tests.peer.operations import Generator, Operation
@@ -259,7 +263,7 @@ class Pair:
 
     def _report(self, found: list[Difference]) -> str:
         lines = [f"{len(found)} differences, after {len(self.journal)} operations:"]
-        for difference in found[:10]:
+        for difference in found[:20]:
             lines.append(str(difference))
             ids = re.findall("[0-9a-f]{8}-[0-9a-f-]{27}", difference.key)
             lines += self._history(ids)[-3:]
@@ -301,7 +305,7 @@ def ours(our_url: str) -> Iterator[Backend]:
 
 
 @pytest.fixture
-def seed(capsys: pytest.CaptureFixture[str]) -> int:
+def seed() -> int:
     """Another one each time; PEER_SEED repeats one."""
     seed = int(os.environ.get("PEER_SEED") or SystemRandom().randrange(2**32))
     print(f"PEER_SEED={seed}")
@@ -328,3 +332,64 @@ def test_a_sequence_of_writes(pair: Pair, backend_name: str, compared: Counter[s
             compared[f"{backend_name} differences that are meant: {name}"] += rule.applied
         else:
             assert not rule.applied, f"the rule {name!r} is for {rule.only}"
+
+
+WRONG: dict[str, tuple[str, Any]] = {
+    "flow": ("tags", ["wrong"]),
+    "flow_run": ("run_count", 99),
+    "flow_run_state": ("message", "wrong"),
+    "task_run": ("task_inputs", {"wrong": []}),
+    "task_run_state": ("state_details", {"wrong": 1}),
+    "artifact": ("description", "wrong"),
+    "events": ("payload", {"wrong": 1}),
+    "event_resources": ("resource_role", "wrong"),
+    "log": ("message", "wrong"),
+    "configuration": ("value", {"wrong": 1}),
+}
+
+
+def test_a_wrong_value_is_found(pair: Pair) -> None:
+    for operation in pair.generator.operations(60):
+        pair.do(operation)
+    pair.compare()
+    for table, (column, value) in WRONG.items():
+        first = f"SELECT id FROM {table} ORDER BY id LIMIT 1"
+        pair.ours.db.execute(f"UPDATE {table} SET {column} = ? WHERE id = ({first})", (value,))
+        with pytest.raises(pytest.fail.Exception) as caught:
+            pair.compare()
+        assert f"\n{table} " in str(caught.value)
+
+
+def test_half_of_a_refused_batch(prefect: Prefect, managed: Backend) -> None:
+    """On SQLite Prefect's recorder has no transaction: a task run without its state stays."""
+    generator = Generator(1)
+    batch = [generator.task_event() for _ in range(2)]
+    batch[1]["resource"]["prefect.resource.id"] = batch[0]["resource"]["prefect.resource.id"]
+    for event in batch:
+        event["related"] = []
+        event["occurred"] = "2024-01-01T00:00:00+00:00"
+    received = [ReceivedEvent(**event) for event in batch]
+    with pytest.raises(IntegrityError):
+        prefect.call(lambda: record_bulk_task_run_events(received))
+    sqlite = managed.dialect.name == "sqlite"
+    assert managed.value("SELECT count(*) FROM task_run") == (1 if sqlite else 0)
+    assert managed.value("SELECT count(*) FROM task_run_state") == 0
+    assert task_runs.record(managed, batch) == 2
+
+
+def test_nan(prefect: Prefect, managed: Backend) -> None:
+    """Prefect stores null in its place; ours refuses what would not be read as it was written."""
+    theirs, ours = Theirs(prefect), Ours(managed)
+    generator = Generator(1)
+    flow = generator.create_flow()
+    theirs(flow)
+    flow_id = flow.arguments["flow_id"]
+    run = generator.create_flow_run(
+        flow_id=flow_id, parameters={"a": [float("nan"), 1.0]}, idempotency_key=None, state=None
+    )
+    assert isinstance(theirs(run), UUID)
+    found = flow_runs.get(managed, run.arguments["flow_run_id"])
+    assert found is not None
+    assert found.parameters == {"a": [None, 1.0]}
+    with pytest.raises(BadValue, match="not a JSON value"):
+        ours(run)
