@@ -118,7 +118,7 @@ def create(
     now = datetime.now(UTC)
     flow_id = to_uuid(flow_id)
     columns = StateColumns(empirical_policy=complete_policy(empirical_policy, FLOW_RUN_POLICY))
-    if job_variables is None and idempotency_key is None:
+    if job_variables is None and not idempotency_key:
         # Prefect's two ways of inserting differ in what they make of no variables.
         job_variables = {}
     with db.transaction() as txn:
@@ -153,7 +153,7 @@ def create(
             infrastructure_pid=infrastructure_pid,
             work_queue_id=work_queue_id,
             work_queue_name=work_queue_name,
-            created_by=None if created_by is None else to_object(created_by),
+            created_by=None if created_by is None else {**_CREATOR, **to_object(created_by)},
             job_variables=None if job_variables is None else to_object(job_variables),
         )
         created = txn.row(
@@ -392,6 +392,10 @@ def _found(run: FlowRun | None, flow_run_id: UUID) -> FlowRun:
     if run is None:
         raise NotFound(f"no flow run {flow_run_id}")
     return run
+
+
+# What Prefect stores of a creator, in its order.
+_CREATOR: Final = {"id": None, "type": None, "display_value": None}
 
 
 def _labels(txn: Queryable, flow_id: UUID, labels: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -136,7 +136,12 @@ cancelling = _constructor(StateType.CANCELLING, "Asked to end.")
 
 
 def _iso(value: Any) -> str:
-    return to_datetime(value).isoformat().replace("+00:00", "Z")
+    moment = to_datetime(value)
+    # A client's zone is kept here, where columns have UTC.
+    given = datetime.fromisoformat(value) if isinstance(value, str) else value
+    return (
+        (moment if given.utcoffset() == timedelta() else given).isoformat().replace("+00:00", "Z")
+    )
 
 
 def _uuid_text(value: Any) -> str:
@@ -171,7 +176,8 @@ _DETAILS: Final[dict[str, tuple[Any, Callable[[Any], Any]]]] = {
 
 
 def complete_details(given: Mapping[str, Any]) -> dict[str, Any]:
-    """All keys of state_details as Prefect stores them: ids and times as text, in its order.
+    """All keys of state_details as Prefect stores them: ids as text, times too in their own zone,
+    in its order.
 
     Raises:
         BadValue: An unknown key, or a value of the wrong kind.

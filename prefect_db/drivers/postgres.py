@@ -107,7 +107,8 @@ class PostgresConnection:
         try:
             cursor.executemany(statement.text.encode(), rows)
         except (psycopg.Error, UnicodeError) as error:
-            raise self._error(error, statement.sql) from error
+            first = _first(error)
+            raise self._error(first, statement.sql) from first
         return max(cursor.rowcount, 0)
 
     def stream(
@@ -229,6 +230,17 @@ def leave_json_as_text(cursor: AnyCursor) -> AnyCursor:
     cursor.adapters.register_loader("json", TextLoader)
     cursor.adapters.register_loader("jsonb", TextLoader)
     return cursor
+
+
+def _first(error: psycopg.Error | UnicodeError) -> psycopg.Error | UnicodeError:
+    """The error itself; or that of the statement before, which had this one fail.
+
+    psycopg's `executemany` is a pipeline. If the server's error comes when the last row was sent,
+    psycopg raises what became of the rows after it, and has the error as the context.
+    """
+    before = error.__context__
+    aborted = isinstance(error, psycopg.errors.PipelineAborted)
+    return before if aborted and isinstance(before, psycopg.Error) else error
 
 
 def _names(cursor: psycopg.Cursor[Any] | RawServerCursor[Any]) -> Names:

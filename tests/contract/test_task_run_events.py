@@ -372,6 +372,7 @@ class TestOneEvent:
             state_type=StateType.RUNNING,
             state_name="Running",
             state_timestamp=at(0),
+            labels=None,
         )
 
     def test_a_state_without_name_is_called_after_its_type(
@@ -588,6 +589,8 @@ class TestNaturalKey:
         task_runs.record(db, [second])
         run = only(task_runs.find(db))
         assert (run.id, run.state_id) == (task_run_id(first), UUID(second["id"]))
+        named = {each.state_details["task_run_id"] for each in task_runs.history(db, run.id)}
+        assert named == {str(run.id)}
 
     def test_a_run_that_is_there_by_id_may_change_its_key(
         self, db: Backend, flow_run_id: UUID
@@ -871,6 +874,8 @@ class TestConcurrency:
         assert waiter.result() == 1
         run = only(task_runs.find(db))
         assert (run.id, run.state_id) == (task_run_id(first), UUID(second["id"]))
+        named = {each.state_details["task_run_id"] for each in task_runs.history(db, run.id)}
+        assert named == {str(run.id)}
         assert len(task_runs.history(db, run.id)) == 2
 
     def test_recording_and_setting_states_of_one_run_do_not_disturb_each_other(
