@@ -164,7 +164,8 @@ def _change(event: Event) -> _Change:
                     **(proposed.get("state_details") or {}),
                     "flow_run_id": flow_run_id,
                     "task_run_id": task_run_id,
-                }
+                },
+                datetime.now(UTC) if kind is StateType.SCHEDULED else None,
             ),
             data=proposed.get("data"),
         )

@@ -397,6 +397,17 @@ class TestOneEvent:
         assert state.state_details["scheduled_time"] == "2030-01-01T12:01:00Z"
         assert only(task_runs.find(db)).next_scheduled_start_time == at(60)
 
+    def test_a_scheduled_state_without_a_time_gets_now(
+        self, db: Backend, flow_run_id: UUID
+    ) -> None:
+        told = frame(flow_run_id, 0)
+        told["payload"]["validated_state"] = {"type": "SCHEDULED"}
+        before = datetime.now(UTC)
+        task_runs.record(db, [told])
+        (state,) = task_runs.history(db, task_run_id(told))
+        scheduled = datetime.fromisoformat(state.state_details["scheduled_time"])
+        assert before <= scheduled <= datetime.now(UTC)
+
     def test_an_event_may_be_an_event(self, db: Backend, flow_run_id: UUID) -> None:
         told = frame(flow_run_id, 0)
         task_runs.record(db, [events.make(**told)])
