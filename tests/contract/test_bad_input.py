@@ -42,6 +42,7 @@ from prefect_db.flows import FlowFilter
 from prefect_db.logs import Level, LogFilter, Text
 from prefect_db.task_runs import TaskRunFilter
 from prefect_db.testing import create_database
+from prefect_db.text_search import MAX_QUERY
 
 NOON: Final = datetime(2030, 1, 1, 12, tzinfo=UTC)
 NAIVE: Final = datetime(2030, 1, 1, 12)
@@ -608,8 +609,12 @@ SEARCHES: Final[dict[str, Field]] = {
     "events with a label": lambda db, text: events.query(
         db, EventFilter(resource=Resource(labels={"a": [text]}))
     ),
-    "events with a text": lambda db, text: events.query(db, EventFilter(text=Text(query=text))),
-    "logs with a text": lambda db, text: logs.find(db, LogFilter(text=Text(query=text))),
+    "events with a text": lambda db, text: events.query(
+        db, EventFilter(text=Text(query=text[:MAX_QUERY]))
+    ),
+    "logs with a text": lambda db, text: logs.find(
+        db, LogFilter(text=Text(query=text[:MAX_QUERY]))
+    ),
     "trim by name": lambda db, text: events.trim(db, datetime(1999, 1, 1, tzinfo=UTC), name=text),
 }
 
