@@ -87,7 +87,7 @@ class Generator:
         yield Operation("write_events", {"batch": [event := self._event()]})
         yield Operation("write_events", {"batch": [event]})
         yield Operation("write_events", {"batch": [event := self._event(), event]})
-        yield self.create_flow()
+        yield self.create_flow(new=True)
         flow_id = self._flows[-1]
         policy = {"pause_keys": [f"key-{number}" for number in range(12)]}
         for _ in range(2):
@@ -105,7 +105,7 @@ class Generator:
 
     def all_transitions(self) -> Iterator[Operation]:
         """Every pair of state types, of one flow run and of one task run."""
-        yield self.create_flow()
+        yield self.create_flow(new=True)
         yield self.create_flow_run(
             flow_id=self._flows[-1], state=None, name="all transitions", idempotency_key=None
         )
@@ -119,6 +119,9 @@ class Generator:
         sequence = transitions(self._random)
         for kind in sequence:
             state = self.state(kind, data=None)
+            if kind in (StateType.SCHEDULED, StateType.PAUSED):
+                # By these Prefect knows a run that has no process to cancel.
+                state |= {"name": None, "details": {}}
             yield Operation("set_flow_run_state", {"flow_run_id": flow_run_id, "state": state})
         for kind in sequence:
             state = self.state(kind)
@@ -266,8 +269,8 @@ class Generator:
 
     # Flows and flow runs.
 
-    def create_flow(self) -> Operation:
-        if self._flow_names and self._random.random() < 0.25:
+    def create_flow(self, *, new: bool = False) -> Operation:
+        if self._flow_names and not new and self._random.random() < 0.25:
             name = self._random.choice(self._flow_names)
         else:
             # What Prefect's API refuses in the name of a flow is not in it.
