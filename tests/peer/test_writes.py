@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from random import SystemRandom
 from typing import Any
 from uuid import UUID
 
@@ -28,6 +27,7 @@ from tests.peer.sides import REFUSED, Ours, Rejected, Theirs
 
 OPERATIONS = 500
 EVERY = 50
+SEED = 1343579397
 
 
 @dataclass
@@ -306,10 +306,8 @@ def ours(our_url: str) -> Iterator[Backend]:
 
 @pytest.fixture
 def seed() -> int:
-    """Another one each time; PEER_SEED repeats one."""
-    seed = int(os.environ.get("PEER_SEED") or SystemRandom().randrange(2**32))
-    print(f"PEER_SEED={seed}")
-    return seed
+    """Always the same, so that a change that fails is to blame; PEER_SEED is for exploring."""
+    return int(os.environ.get("PEER_SEED") or SEED)
 
 
 @pytest.fixture
@@ -317,7 +315,9 @@ def pair(prefect: Prefect, ours: Backend, managed_url: str, our_url: str, seed: 
     return Pair(Theirs(prefect), Ours(ours), managed_url, our_url, Generator(seed))
 
 
-def test_a_sequence_of_writes(pair: Pair, backend_name: str, compared: Counter[str]) -> None:
+def test_a_sequence_of_writes(
+    pair: Pair, seed: int, backend_name: str, compared: Counter[str]
+) -> None:
     rows = 0
     for operation in pair.generator.operations(OPERATIONS):
         pair.do(operation)
@@ -328,7 +328,8 @@ def test_a_sequence_of_writes(pair: Pair, backend_name: str, compared: Counter[s
     compared[f"{backend_name} rows"] += rows
     for name, rule in pair.rules.items():
         if rule.only in (None, backend_name):
-            assert rule.applied, f"the rule {name!r} was never needed"
+            # With any seed, one may not be.
+            assert rule.applied or seed != SEED, f"the rule {name!r} was never needed"
             compared[f"{backend_name} differences that are meant: {name}"] += rule.applied
         else:
             assert not rule.applied, f"the rule {name!r} is for {rule.only}"
