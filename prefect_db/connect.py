@@ -19,6 +19,7 @@ def connect(
     *,
     migrate: bool = True,
     driver: Driver | None = None,
+    pool: Any = None,
     **options: Unpack[Options],
 ) -> Backend:
     """Open a database and bring its schema up to date.
@@ -48,8 +49,20 @@ def connect(
         MigrationError: The schema cannot be brought up to date.
         SchemaError: Prefect manages the database, and it lacks what our SQL needs.
     """
+    return open_backend(*resolve(url, driver, pool, options), migrate=migrate)
+
+
+def resolve(
+    url: str | None, driver: Driver | None, pool: Any, options: Options
+) -> tuple[Driver, Settings]:
+    """The driver and the settings that the arguments of `connect()` mean."""
     settings = config.load(url, options)
-    backend = Backend(driver or _driver_of(settings), settings)
+    return driver or _driver_of(settings), settings
+
+
+def open_backend(driver: Driver, settings: Settings, *, migrate: bool) -> Backend:
+    """The second half of `connect()`."""
+    backend = Backend(driver, settings)
     if migrate:
         try:
             apply_migrations(backend)

@@ -126,7 +126,13 @@ class Connection(Protocol):
         """True when it was closed, or is known to be broken."""
 
     def interrupt(self) -> None:
-        """Cancel the running statement, from another thread."""
+        """Cancel the running statement, or its wait for a lock, from another thread.
+
+        What comes to run after the call is not cancelled; without a statement it does nothing.
+
+        Raises:
+            Unavailable: It is unknown whether the interrupt arrived, or when it will.
+        """
 
     def close(self) -> None:
         """Close it; closing twice is no error."""

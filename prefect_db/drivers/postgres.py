@@ -50,6 +50,7 @@ MINIMUM_VERSION: Final = 14
 # they look whether the server is there.
 _IDLE: Final = 1.0
 _PATIENCE: Final = 2.0
+_CANCEL_TIMEOUT: Final = 5.0
 _LONGEST_TIMEOUT: Final = 2**31 - 1  # milliseconds, about 24 days
 
 Names = Callable[[], tuple[str, ...]]
@@ -162,7 +163,10 @@ class PostgresConnection:
         return self.native.closed
 
     def interrupt(self) -> None:
-        self.native.cancel_safe(timeout=5.0)
+        try:
+            self.native.cancel_safe(timeout=_CANCEL_TIMEOUT)
+        except psycopg.Error as error:
+            raise Unavailable(f"the server took no interrupt: {error}") from error
 
     def close(self) -> None:
         self.native.close()

@@ -28,6 +28,7 @@ from prefect_db.errors import (
     BackendClosed,
     BadValue,
     Busy,
+    Cancelled,
     ConfigurationError,
     Error,
     PoolTimeout,
@@ -65,6 +66,7 @@ class SQLiteConnection:
         self._deadline: float | None = None
         self._give_up_at: float | None = None
         self._stopped_by: BaseException | None = None
+        self._interrupted = False
         native.set_progress_handler(self._watch().__next__, _WATCH_STEPS)
 
     def _cursor(self) -> sqlite3.Cursor:
@@ -113,8 +115,9 @@ class SQLiteConnection:
     def _patiently(self, attempt: Callable[[], T]) -> T:
         """Try again until busy_timeout, or the transaction's deadline, is over.
 
-        SQLite could wait as long by itself, but deaf to signals.
+        SQLite could wait as long by itself, but deaf to signals and interrupts.
         """
+        self._interrupted = False
         self._give_up_at = time.monotonic() + self._busy_timeout
         if self._deadline is not None:
             self._give_up_at = min(self._give_up_at, self._deadline)
@@ -123,6 +126,10 @@ class SQLiteConnection:
                 try:
                     return attempt()
                 except Busy as error:
+                    if self._interrupted:
+                        raise Cancelled(
+                            "interrupted while it waited for another's lock", sql=error.sql
+                        ) from error
                     now = time.monotonic()
                     if now > self._give_up_at:
                         if self._deadline is not None and now > self._deadline:
@@ -206,7 +213,9 @@ class SQLiteConnection:
             return True
 
     def interrupt(self) -> None:
-        self.native.interrupt()
+        self._interrupted = True
+        with suppress(sqlite3.ProgrammingError):  # it is closed
+            self.native.interrupt()
 
     def close(self) -> None:
         # The handler refers back to this object: without it both are freed at once.
@@ -243,6 +252,7 @@ class HostConnection(SQLiteConnection):
         self._deadline = None
         self._give_up_at = None
         self._stopped_by = None
+        self._interrupted = False
 
     def _cursor(self) -> sqlite3.Cursor:
         cursor = self.native.cursor()
