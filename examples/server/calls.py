@@ -22,12 +22,14 @@ class Call:
         path: What the path's `{...}` stand for.
         query: The parameters of its query.
         content: Its body.
+        base_url: Where the server is, as the client sees it.
         received: When it came: what was created since then, it created.
     """
 
     path: Mapping[str, Any]
     query: Mapping[str, str]
     content: bytes
+    base_url: str
     received: datetime
 
     @property
@@ -82,14 +84,14 @@ def found(value: T | None, what: str) -> T:
     return value
 
 
-def at_least(least: int) -> Callable[[int], str | None]:
+def at_least(least: float) -> Callable[[float], str | None]:
     """A check for `Annotated`: what is wrong with a number, if anything is."""
     return lambda value: (
         None if value >= least else f"Input should be greater than or equal to {least}"
     )
 
 
-def at_most(most: int) -> Callable[[int], str | None]:
+def at_most(most: float) -> Callable[[float], str | None]:
     """A check for `Annotated`: what is wrong with a number, if anything is."""
     return lambda value: None if value <= most else f"Input should be less than or equal to {most}"
 

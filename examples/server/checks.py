@@ -17,7 +17,11 @@ def is_name(value: str) -> str | None:
 
 def is_slug(value: str) -> str | None:
     """For the slugs of block types and the names of block documents."""
-    return None if _SLUG.fullmatch(value) else "must only contain lowercase letters, numbers, and dashes"
+    return (
+        None
+        if _SLUG.fullmatch(value)
+        else "must only contain lowercase letters, numbers, and dashes"
+    )
 
 
 def _is_scalar(value: Any) -> str | None:

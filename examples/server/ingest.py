@@ -22,7 +22,7 @@ from examples.server.bodies import Invalid, parse
 from examples.server.errors import TRY_AGAIN
 from examples.server.routing import read_body
 from examples.server.settings import Settings
-from prefect_db import BadValue, Backend, ConstraintError, Queryable, events, task_runs
+from prefect_db import Backend, BadValue, ConstraintError, Queryable, events, task_runs
 from prefect_db.aio import AsyncBackend
 from prefect_db.events import Event
 

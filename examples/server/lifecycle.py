@@ -1,4 +1,4 @@
-"""The event that tells of each state a flow run enters. Shape: Prefect's server, models/events.py."""
+"""The event of each state that a flow run enters. Shape: Prefect's server, models/events.py."""
 
 from __future__ import annotations
 

@@ -64,9 +64,7 @@ class Transition:
     def goes(self, before: frozenset[StateType], after: frozenset[StateType]) -> bool:
         """Whether it leads from one of these types to one of those."""
         return (
-            self.initial is not None
-            and self.initial.type in before
-            and self.proposed.type in after
+            self.initial is not None and self.initial.type in before and self.proposed.type in after
         )
 
     def propose(self, name: str | None = None, **details: Any) -> None:
@@ -137,9 +135,7 @@ def _judge(transition: Transition, rules: tuple[Rule, ...]) -> Verdict | None:
     return None
 
 
-def _result(
-    verdict: Verdict | None, state: State | None, initial: State | None
-) -> dict[str, Any]:
+def _result(verdict: Verdict | None, state: State | None, initial: State | None) -> dict[str, Any]:
     status = verdict.status if verdict else "ACCEPT"
     details: dict[str, Any] = {"type": f"{status.lower()}_details"}
     if verdict is not None:
@@ -204,7 +200,9 @@ def leaves_cancelling(t: Transition) -> Verdict | None:
 
 def cancels_without_infrastructure(t: Transition) -> Verdict | None:
     """Where nothing runs, nothing has to be stopped first."""
-    if t.initial is None or not t.goes(frozenset({S.SCHEDULED, S.PAUSED}), frozenset({S.CANCELLING})):
+    if t.initial is None or not t.goes(
+        frozenset({S.SCHEDULED, S.PAUSED}), frozenset({S.CANCELLING})
+    ):
         return None
     pid = isinstance(t.run, FlowRun) and t.run.infrastructure_pid
     if t.initial.name == "Resuming" or (t.initial.type is S.SCHEDULED and not pid):
@@ -298,9 +296,7 @@ def keeps_scheduled_time(t: Transition) -> Verdict | None:
 
 def is_early(t: Transition) -> Verdict | None:
     """Nothing runs before its time, by the clock of the server."""
-    if t.initial is None or not t.goes(
-        frozenset({S.SCHEDULED, S.PENDING}), frozenset({S.RUNNING})
-    ):
+    if t.initial is None or not t.goes(frozenset({S.SCHEDULED, S.PENDING}), frozenset({S.RUNNING})):
         return None
     due = _time(t.initial, "scheduled_time")
     if due is not None:

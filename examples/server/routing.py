@@ -24,7 +24,13 @@ def endpoint(handler: Handler) -> Callable[..., Any]:
     async def run(request: Request) -> Response:
         state = request.app.state
         content = await read_body(request, state.settings)
-        call = Call(request.path_params, request.query_params, content, datetime.now(UTC))
+        call = Call(
+            path=request.path_params,
+            query=request.query_params,
+            content=content,
+            base_url=str(request.base_url),
+            received=datetime.now(UTC),
+        )
         response: Response = await state.db.run(_answer, handler, call)
         return response
 

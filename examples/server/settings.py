@@ -13,6 +13,7 @@ class Settings:
     Attributes:
         database_url: None: `prefect_db.connect` takes it from the environment.
         auth_string: `user:password` that requests must carry; None: no authentication.
+        pool_timeout: Seconds that a request waits for a connection before it is answered with 503.
         max_body: Bytes of a request's body, at most.
         body_timeout: Seconds within which a body must have come.
         batch_size: Events that are written together, at most.
@@ -23,6 +24,7 @@ class Settings:
 
     database_url: str | None = None
     auth_string: str | None = None
+    pool_timeout: float = 5.0
     max_body: int = 10_000_000
     body_timeout: float = 30.0
     batch_size: int = 200

@@ -17,11 +17,6 @@ from prefect_db.errors import Error
 API_OF = "3.8.8"
 
 
-def health(db: Queryable, call: Call) -> bool:
-    """That the process answers; the database may be away."""
-    return True
-
-
 def ready(db: Queryable, call: Call) -> Reply:
     """That the database answers."""
     try:
@@ -67,7 +62,6 @@ def lease(db: Queryable, call: Call) -> dict[str, Any]:
 
 
 ROUTES = [
-    get("/health", health),
     get("/ready", ready),
     get("/hello", hello),
     get("/version", version),

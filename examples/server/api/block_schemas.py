@@ -35,9 +35,7 @@ def create(db: Backend, call: Call) -> Reply:
     body = call.read(BlockSchemaCreate)
 
     def work(txn: Queryable) -> dict[str, Any]:
-        found(
-            blocks.get_type(txn, body.block_type_id), f"Block type {body.block_type_id}"
-        )
+        found(blocks.get_type(txn, body.block_type_id), f"Block type {body.block_type_id}")
         schema = blocks.create_schema(
             txn,
             body.fields,

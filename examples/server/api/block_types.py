@@ -45,9 +45,7 @@ def create(db: Queryable, call: Call) -> Reply:
         given = {f.name: getattr(body, f.name) for f in fields(body)}
         return Reply(blocks.create_type(db, **given), 201)
     except UniqueViolation as error:
-        raise HTTPException(
-            409, f'Block type with name "{body.name}" already exists'
-        ) from error
+        raise HTTPException(409, f'Block type with name "{body.name}" already exists') from error
 
 
 def read(db: Queryable, call: Call) -> BlockType:
@@ -67,7 +65,7 @@ def query(db: Queryable, call: Call) -> list[BlockType]:
 def update(db: Queryable, call: Call) -> None:
     body = call.read(BlockTypeUpdate)
     changes = {f.name: getattr(body, f.name) for f in fields(body) if f.name in call.json()}
-    blocks.update_type(db, call.id, **changes)  # type: ignore[arg-type]
+    blocks.update_type(db, call.id, **changes)
 
 
 def remove(db: Queryable, call: Call) -> None:
