@@ -96,7 +96,7 @@ class Server:
 
 
 @contextmanager
-def example_server(url: str, folder: Path, **environment: str) -> Iterator[Server]:
+def example_server(url: str, folder: Path, *arguments: str, **environment: str) -> Iterator[Server]:
     """The example server on a database; it must stop when asked, with 0."""
     variables = {**_environment(folder), **environment}
     if url.startswith("sqlite:///"):
@@ -104,7 +104,7 @@ def example_server(url: str, folder: Path, **environment: str) -> Iterator[Serve
     else:
         variables["PREFECT_DATABASE_URL"] = url
     port = free_port()
-    command = [sys.executable, "-m", "examples.server", "--port", str(port)]
+    command = [sys.executable, "-m", "examples.server", "--port", str(port), *arguments]
     with _running(command, port, folder / "server.log", variables, cwd=_ROOT) as server:
         yield server
         if server.process.poll() is None:
