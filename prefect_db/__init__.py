@@ -45,7 +45,7 @@ from prefect_db.errors import (
     UnknownColumn,
     UsageError,
 )
-from prefect_db.migrate import migrate
+from prefect_db.migrate import MigrationStatus, migrate
 from prefect_db.queryable import Queryable
 from prefect_db.row import Record, Row, Rows
 from prefect_db.transaction import Transaction
@@ -76,6 +76,7 @@ __all__ = [
     "ForkedBackend",
     "LockTimeout",
     "MigrationError",
+    "MigrationStatus",
     "Missing",
     "MultipleRows",
     "NotFound",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from contextvars import copy_context
@@ -22,6 +22,7 @@ from prefect_db.connect import open_backend, resolve
 from prefect_db.drivers.base import Driver, Isolation, Options, Settings
 from prefect_db.drivers.interruptible import Current, InterruptibleDriver, Job
 from prefect_db.errors import BackendClosed, Cancelled, ForkedBackend, UsageError
+from prefect_db.observe import Observer
 from prefect_db.transaction import Transaction
 
 P = ParamSpec("P")
@@ -52,13 +53,14 @@ def connect(
     migrate: bool = True,
     driver: Driver | None = None,
     pool: Any = None,
+    observer: Observer | Sequence[Observer] | None = None,
     **options: Unpack[Options],
 ) -> AsyncBackend:
     """`prefect_db.connect`, with its arguments and errors, for `async with`, which opens it.
 
     `pool_size` is the number of threads, too, on either engine.
     """
-    return AsyncBackend(lambda: resolve(url, driver, pool, options), migrate=migrate)
+    return AsyncBackend(lambda: resolve(url, driver, pool, observer, options), migrate=migrate)
 
 
 class AsyncBackend:
@@ -179,7 +181,11 @@ class AsyncBackend:
     async def _hop(self, threads: Executor | None, call: Callable[[], R]) -> R:
         assert threads is not None
         job = Job()
-        future = threads.submit(copy_context().run, self._do, job, call)
+        try:
+            future = threads.submit(copy_context().run, self._do, job, call)
+        except RuntimeError as error:
+            # Another thread's event loop has closed it since.
+            raise BackendClosed("close() was called") from error
         self._jobs[job] = future
         future.add_done_callback(lambda _: self._jobs.pop(job, None))
         left = False
@@ -207,7 +213,7 @@ class AsyncBackend:
         """Stop work; True if it need not be waited for."""
         if job.stop():
             return True
-        if not future.done():
+        if future.running():
             self._helpers.submit(_interrupt, job, future)
         return False
 

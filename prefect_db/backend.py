@@ -23,13 +23,16 @@ from prefect_db.drivers.base import (
     Settings,
     Stats,
 )
+from prefect_db.drivers.observed import ObservedPool
 from prefect_db.errors import (
     BackendClosed,
+    Error,
     ForkedBackend,
     Retryable,
     Unavailable,
     UsageError,
 )
+from prefect_db.observe import Retry
 from prefect_db.queryable import Queryable
 from prefect_db.transaction import Transaction
 
@@ -46,14 +49,16 @@ class Backend(Queryable):
     A context manager that closes it. Each verb outside a transaction is a transaction of its own.
     """
 
-    __slots__ = ("_closed", "_dialect", "_pid", "_pool", "_settings")
+    __slots__ = ("_closed", "_dialect", "_hooks", "_pid", "_pool", "_settings")
 
     def __init__(self, driver: Driver, settings: Settings) -> None:
         self._closed = True
         self._settings = settings
         self._dialect = driver.dialect
         self._pid = os.getpid()
-        self._pool: Pool = driver.open(settings)
+        self._hooks = settings.hooks
+        pool = driver.open(settings)
+        self._pool: Pool = ObservedPool(pool, self._hooks) if self._hooks else pool
         self._closed = False
 
     @property
@@ -145,15 +150,22 @@ class Backend(Queryable):
                     read_only=read_only, isolation=isolation, timeout=timeout
                 ) as txn:
                     return fn(txn)
-            except (Retryable, Unavailable):
+            except (Retryable, Unavailable) as error:
                 if attempt == attempts:
                     raise
-            longest = min(_FIRST_WAIT * 2 ** (attempt - 1), _LONGEST_WAIT)
-            time.sleep(random.uniform(0, longest))
+                self._wait(attempt + 1, error)
         raise AssertionError("unreachable")
 
+    def _wait(self, attempt: int, failure: Error) -> None:
+        delay = random.uniform(0, min(_FIRST_WAIT * 2 ** (attempt - 2), _LONGEST_WAIT))
+        if self._hooks is None:
+            time.sleep(delay)
+        else:
+            with self._hooks.around(Retry(self._hooks.database, attempt, delay, failure)):
+                time.sleep(delay)
+
     def stats(self) -> Stats:
-        """The pool's statistics now."""
+        """The pool's statistics now; `Stats` says what each number means."""
         self._check()
         return self._pool.stats()
 

@@ -30,6 +30,12 @@ _SHOWN_PARAMETERS: Final = frozenset(
     "application_name connect_timeout dbname host hostaddr options port service sslmode"
     " target_session_attrs user".split()
 )
+# What asyncpg and SQLAlchemy take in a URL: libpq's word for it, or nothing if it has none.
+_ASYNCPG_PARAMETERS: Final = {
+    "ssl": "sslmode",
+    "statement_cache_size": None,
+    "prepared_statement_cache_size": None,
+}
 _FORMS: Final = (
     "sqlite:///relative/path, sqlite:////absolute/path, :memory: or"
     " postgresql://user:password@host:5432/database"
@@ -96,6 +102,8 @@ def _from_url(name: str, url: str, options: Options) -> Settings:
     scheme, rest = parts[1].lower(), parts[2]
     if scheme in ("postgres", "postgresql"):
         _check_hosts(name, masked, rest)
+        if url[len(scheme) :].lower().startswith("+asyncpg:"):
+            rest = _for_libpq(rest)
         return Settings(name, "postgresql", f"postgresql://{rest}", "", masked, options)
     path, question, _ = rest.partition("?")
     if scheme == "sqlite" and (question or (path and not path.startswith("/"))):
@@ -104,6 +112,17 @@ def _from_url(name: str, url: str, options: Options) -> Settings:
             " before an absolute one, and no host or query: sqlite:///relative/path"
         )
     return Settings(name, scheme, url, path.removeprefix("/") or ":memory:", masked, options)
+
+
+def _for_libpq(rest: str) -> str:
+    """A URL of Prefect's settings, after its scheme, with the parameters that libpq knows."""
+    head, question, query = rest.partition("?")
+    kept = []
+    for parameter in query.split("&"):
+        key, equals, value = parameter.partition("=")
+        known = _ASYNCPG_PARAMETERS.get(key, key)
+        kept += [f"{known}{equals}{value}"] if known and parameter else []
+    return f"{head}{question if kept else ''}{'&'.join(kept)}"
 
 
 def _check_hosts(name: str, masked: str, rest: str) -> None:

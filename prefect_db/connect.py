@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Any, Unpack
 
 from prefect_db import config, drivers
@@ -11,6 +12,7 @@ from prefect_db.drivers.base import Driver, Options, Settings
 from prefect_db.drivers.sqlite import SQLiteDriver
 from prefect_db.errors import ConfigurationError, UsageError
 from prefect_db.migrate import migrate as apply_migrations
+from prefect_db.observe import Observer, hooks_of
 from prefect_db.transaction import HostTransaction
 
 
@@ -20,6 +22,7 @@ def connect(
     migrate: bool = True,
     driver: Driver | None = None,
     pool: Any = None,
+    observer: Observer | Sequence[Observer] | None = None,
     **options: Unpack[Options],
 ) -> Backend:
     """Open a database and bring its schema up to date.
@@ -31,6 +34,12 @@ def connect(
             PREFECT_DATABASE_URL of the environment decide.
         migrate: Apply pending migrations. A database that Prefect manages is only checked.
         driver: Use this driver instead of the one that the URL's scheme names.
+        pool: PostgreSQL: an open `psycopg_pool.ConnectionPool` of the host's, instead of all
+            else but `migrate` and `pool_timeout`. It is never closed here, and each connection
+            goes back as it came. Loaders and dumpers that the host registered on it, other than
+            for JSON, stay in force: leave Prefect's types to psycopg.
+        observer: A `prefect_db.observe.Observer`, or a tuple of them: told of every statement and
+            of what the pool does.
         pool_size: PostgreSQL: connections at most. 10.
         pool_timeout: Seconds to wait for a free connection. 30.
         connect_timeout: PostgreSQL: seconds for connecting, unless the URL says. 10.
@@ -49,15 +58,36 @@ def connect(
         MigrationError: The schema cannot be brought up to date.
         SchemaError: Prefect manages the database, and it lacks what our SQL needs.
     """
-    return open_backend(*resolve(url, driver, pool, options), migrate=migrate)
+    return open_backend(*resolve(url, driver, pool, observer, options), migrate=migrate)
 
 
 def resolve(
-    url: str | None, driver: Driver | None, pool: Any, options: Options
+    url: str | None,
+    driver: Driver | None,
+    pool: Any,
+    observer: Observer | Sequence[Observer] | None,
+    options: Options,
 ) -> tuple[Driver, Settings]:
     """The driver and the settings that the arguments of `connect()` mean."""
-    settings = config.load(url, options)
-    return driver or _driver_of(settings), settings
+    if pool is not None:
+        chosen, settings = _over_pool(pool, url, driver, options)
+    else:
+        settings = config.load(url, options)
+        chosen = driver or _driver_of(settings)
+    settings.hooks = hooks_of(observer, settings)
+    return chosen, settings
+
+
+def _over_pool(
+    pool: Any, url: str | None, driver: Driver | None, options: Options
+) -> tuple[Driver, Settings]:
+    # Nobody has a pool without psycopg; who has none need not have it.
+    from prefect_db.drivers import host_pool
+
+    settings = config.load(":memory:", options)
+    given = [name for name in options if name != "pool_timeout"]
+    given += [name for name, value in (("url", url), ("driver", driver)) if value is not None]
+    return host_pool.HostPoolDriver(pool), host_pool.settings_of(pool, settings, given)
 
 
 def open_backend(driver: Driver, settings: Settings, *, migrate: bool) -> Backend:

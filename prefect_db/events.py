@@ -8,21 +8,30 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal
 from uuid import UUID
 
 from prefect_db.errors import BadValue
-from prefect_db.filters import Among, AnyOf, Time, Where
+from prefect_db.event_filters import RESOURCE_ID as RESOURCE_ID
+from prefect_db.event_filters import RESOURCE_ROLE as RESOURCE_ROLE
+from prefect_db.event_filters import AnyResource as AnyResource
+from prefect_db.event_filters import EventFilter as EventFilter
+from prefect_db.event_filters import EventId as EventId
+from prefect_db.event_filters import EventName as EventName
+from prefect_db.event_filters import Occurred as Occurred
+from prefect_db.event_filters import Related as Related
+from prefect_db.event_filters import Resource as Resource
+from prefect_db.event_filters import conditions_of, driver_of
+from prefect_db.filters import Where
 from prefect_db.ids import uuid7
 from prefect_db.queryable import Queryable
 from prefect_db.row import Record
-from prefect_db.values import Array, as_utc, check_text, to_datetime, to_list, to_object, to_uuid
+from prefect_db.text_search import Text as Text
+from prefect_db.values import Array, as_utc, check_text, to_datetime, to_object, to_uuid
 
-RESOURCE_ID: Final = "prefect.resource.id"
-RESOURCE_ROLE: Final = "prefect.resource.role"
 MAX_NAME: Final = 1024
 MAX_RELATED: Final = 100
 MAX_LABELS: Final = 500
@@ -183,32 +192,6 @@ def _resources(event: Event) -> list[tuple[datetime, str, str, dict[str, str], U
     return rows
 
 
-@dataclass(slots=True, kw_only=True)
-class EventFilter:
-    """Which events; a field that is not given tests nothing, and lists are alternatives.
-
-    Attributes:
-        id: These events.
-        name, exclude_name: Of, or not of, exactly these names.
-        prefix, exclude_prefix: With, or without, a name that begins so.
-        resource_id: About one of these resources.
-        related_id: With one of these as a related resource.
-        any_resource_id: With one of these as either.
-        since, until: Not before, not after (both inclusive).
-    """
-
-    id: Sequence[UUID] | None = None
-    name: Sequence[str] | None = None
-    exclude_name: Sequence[str] | None = None
-    prefix: Sequence[str] | None = None
-    exclude_prefix: Sequence[str] | None = None
-    resource_id: Sequence[str] | None = None
-    related_id: Sequence[str] | None = None
-    any_resource_id: Sequence[str] | None = None
-    since: datetime | None = None
-    until: datetime | None = None
-
-
 Order = Literal["ASC", "DESC"]
 
 
@@ -263,75 +246,49 @@ def _page(
     limit: int,
     position: tuple[datetime, UUID] | None,
 ) -> list[Event]:
+    if filter.resource is not None and filter.resource.distinct:
+        return _distinct_page(db, filter, order, limit, position)
     # With one resource, its entries in event_resources are already in the order of time.
-    roles = _roles(filter)
-    driver = next((role for role, ids in roles if len(ids) == 1), None)
-    where = Where(db.dialect)
+    driver = driver_of(filter)
     source, occurred, event_id = "events AS e", "e.occurred", "e.id"
     if driver is not None:
         source = "event_resources AS r JOIN events AS e ON e.id = r.event_id"
         occurred, event_id = "r.occurred", "r.event_id"
-        where.add(f"r.resource_id = ?{driver}", dict(roles)[driver][0])
-    _filter(where, db, filter, occurred, [pair for pair in roles if pair[0] != driver])
+    where = conditions_of(db.dialect, filter, driver)
     if position is not None:
         where.add(f"({occurred}, {event_id}) {'<' if order == 'DESC' else '>'} (?, ?)", *position)
-    columns = ", ".join(f"e.{name}" for name in Event.columns.split(", "))
     return db.rows(
-        f"SELECT {columns} FROM {source}{where.sql}"
+        f"SELECT {_COLUMNS} FROM {source}{where.sql}"
         f" ORDER BY {occurred} {order}, {event_id} {order} LIMIT ?",
         (*where.params, limit),
         into=Event,
     )
 
 
-def _roles(filter: EventFilter) -> list[tuple[str, Sequence[str]]]:
-    """What the filter says of resources: a condition on their role, and their ids."""
-    pairs = [
-        (" AND r.resource_role = ''", filter.resource_id),
-        (" AND r.resource_role <> ''", filter.related_id),
-        ("", filter.any_resource_id),
-    ]
-    return [(role, ids) for role, ids in pairs if ids is not None]
-
-
-def _filter(
-    where: Where,
+def _distinct_page(
     db: Queryable,
     filter: EventFilter,
-    occurred: str,
-    roles: list[tuple[str, Sequence[str]]],
-) -> None:
-    """Add the filter's conditions, with those on resources that are left."""
-    where.among("e.id", "uuid", AnyOf(any_=filter.id))
-    where.among("e.event", "text", Among(any_=filter.name, not_any_=filter.exclude_name))
-    for prefixes, exclude in ((filter.prefix, False), (filter.exclude_prefix, True)):
-        if prefixes is not None:
-            where.group(_prefixes(db, prefixes, exclude=exclude))
-    bounds = Time(after_=filter.since, before_=filter.until)
-    where.time(occurred, bounds)
-    for role, ids in roles:
-        inner = Where(db.dialect)
-        inner.among("r.resource_id", "text", AnyOf(any_=ids))
-        inner.time("r.occurred", bounds)
-        where.add(
-            f"e.id IN (SELECT r.event_id FROM event_resources AS r{inner.sql}{role})",
-            *inner.params,
-        )
+    order: Order,
+    limit: int,
+    position: tuple[datetime, UUID] | None,
+) -> list[Event]:
+    """Of each resource the first event; which one that is, no page changes."""
+    where = conditions_of(db.dialect, filter)
+    first = Where(db.dialect)
+    first.add("e.place = 1")
+    if position is not None:
+        first.add(f"(e.occurred, e.id) {'<' if order == 'DESC' else '>'} (?, ?)", *position)
+    return db.rows(
+        f"SELECT {Event.columns} FROM (SELECT {_COLUMNS}, row_number() OVER (PARTITION BY"
+        f" e.resource_id ORDER BY e.occurred {order}, e.id {order}) AS place"
+        f" FROM events AS e{where.sql}) AS e{first.sql}"
+        f" ORDER BY e.occurred {order}, e.id {order} LIMIT ?",
+        (*where.params, *first.params, limit),
+        into=Event,
+    )
 
 
-def _prefixes(db: Queryable, prefixes: Sequence[str], *, exclude: bool) -> Where:
-    """Names that begin so, or do not; case counts on both engines."""
-    inner = Where(db.dialect, "and_" if exclude else "or_")
-    for prefix in to_list(prefixes):
-        # On SQLite LIKE ignores case; a range up to the last code point there is does not.
-        test, params = db.dialect.pick(
-            sqlite=("e.event >= ? AND e.event < ?", (prefix, f"{prefix}\U0010ffff")),
-            postgres=("starts_with(e.event, ?)", (prefix,)),
-        )
-        inner.add(f"NOT ({test})" if exclude else f"({test})", *params)
-    if not prefixes and not exclude:
-        inner.add("1 = 0")
-    return inner
+_COLUMNS: Final = ", ".join(f"e.{name}" for name in Event.columns.split(", "))
 
 
 def _token(event: Event) -> str:
@@ -348,9 +305,15 @@ def _position(token: str) -> tuple[datetime, UUID]:
 
 
 def count(db: Queryable, filter: EventFilter | None = None) -> int:
-    """How many events the filter lets through."""
-    where = _everything(db, filter)
-    return int(db.value(f"SELECT count(*) FROM events AS e{where.sql}", where.params))
+    """How many events the filter lets through; if they are to be distinct, of how many resources.
+
+    The counts by something take all of them, as in Prefect.
+    """
+    filter = filter or EventFilter()
+    where = conditions_of(db.dialect, filter)
+    distinct = filter.resource is not None and filter.resource.distinct
+    counted = "DISTINCT e.resource_id" if distinct else "*"
+    return int(db.value(f"SELECT count({counted}) FROM events AS e{where.sql}", where.params))
 
 
 @dataclass(slots=True)
@@ -372,7 +335,7 @@ class EventCount(Record):
 
 def count_by_event(db: Queryable, filter: EventFilter | None = None) -> list[EventCount]:
     """How many events there were of each name; the most frequent first."""
-    where = _everything(db, filter)
+    where = conditions_of(db.dialect, filter or EventFilter())
     return db.rows(
         "SELECT e.event AS value, e.event AS label, count(*) AS count,"
         " min(e.occurred) AS start_time, max(e.occurred) AS end_time"
@@ -384,7 +347,7 @@ def count_by_event(db: Queryable, filter: EventFilter | None = None) -> list[Eve
 
 def count_by_resource(db: Queryable, filter: EventFilter | None = None) -> list[EventCount]:
     """How many events there were about each resource; the most frequent first."""
-    where = _everything(db, filter)
+    where = conditions_of(db.dialect, filter or EventFilter())
     name = db.dialect.pick(
         sqlite="json_extract(e.resource, '$.\"{}\"')", postgres="e.resource ->> '{}'"
     )
@@ -425,30 +388,32 @@ def count_by_time(
     *,
     interval: float = 1.0,
 ) -> list[EventCount]:
-    """How many events there were in each span of time, from the one that holds `filter.since` to
-    the one that holds `filter.until` (now, if not given); those without events too.
+    """How many events there were in each span of time, from the one that holds the filter's
+    `occurred.since` to the one that holds `occurred.until` (now, if not given); those without
+    events too.
 
     Args:
         db: Where.
         unit: What a span is measured in.
-        filter: Which events; it must have `since`.
+        filter: Which events; its `occurred` must have `since`.
         interval: How many units a span is long, 0.01 to 10,000.
 
     Raises:
         BadValue: There would be over 1000 spans, or an argument is wrong.
     """
-    if unit not in _SECONDS or not 0.01 <= interval <= 10_000 or filter.since is None:
+    occurred = filter.occurred or Occurred()
+    if unit not in _SECONDS or not 0.01 <= interval <= 10_000 or occurred.since is None:
         raise BadValue(
-            f"unit={unit!r}, interval={interval!r}, since={filter.since}; a unit is"
+            f"unit={unit!r}, interval={interval!r}, since={occurred.since}; a unit is"
             f" {', '.join(_SECONDS)}, an interval 0.01 to 10,000, and `since` must be given"
         )
     span = timedelta(seconds=_SECONDS[unit] * interval)
-    since, until = as_utc(filter.since), as_utc(filter.until or datetime.now(UTC))
+    since, until = as_utc(occurred.since), as_utc(occurred.until or datetime.now(UTC))
     start = _ORIGIN + (since - _ORIGIN) // span * span
     spans = max((until - start) // span + 1, 0)
     if spans > MAX_SPANS:
         raise BadValue(f"{spans} spans of time; at most {MAX_SPANS}: narrow the range")
-    where = _everything(db, replace(filter, since=since, until=until))
+    where = conditions_of(db.dialect, replace(filter, occurred=Occurred(since=since, until=until)))
     microseconds = db.dialect.pick(
         sqlite="(CAST(strftime('%s', substr(e.occurred, 1, 19)) AS INTEGER) * 1000000"
         " + CAST(substr(e.occurred, 21, 6) AS INTEGER))",
@@ -479,14 +444,15 @@ def _microseconds(duration: timedelta) -> int:
     return duration // timedelta(microseconds=1)
 
 
-def _everything(db: Queryable, filter: EventFilter | None) -> Where:
-    filter = filter or EventFilter()
-    where = Where(db.dialect)
-    _filter(where, db, filter, "e.occurred", _roles(filter))
-    return where
-
-
-def trim(db: Queryable, before: datetime, *, name: str | None = None, batch: int = 500) -> int:
+def trim(
+    db: Queryable,
+    before: datetime,
+    *,
+    name: str | None = None,
+    batch: int = 500,
+    progress: Callable[[int], object] | None = None,
+    dry_run: bool = False,
+) -> int:
     """Delete events that occurred before a time, oldest first; how many there were.
 
     Each batch is a transaction of its own, so that others get their turn; what is left is whole
@@ -497,11 +463,16 @@ def trim(db: Queryable, before: datetime, *, name: str | None = None, batch: int
         before: The limit, itself kept.
         name: Only events of this name.
         batch: How many to delete at a time.
+        progress: Called after each batch with the number deleted so far.
+        dry_run: Only count them.
     """
     if batch < 1:
         raise BadValue(f"batch={batch}; it is at least 1")
     named = " AND event = ?" if name is not None else ""
-    params = (before, name, batch) if name is not None else (before, batch)
+    before = to_datetime(before)
+    params = (before, name) if name is not None else (before,)
+    if dry_run:
+        return int(db.value(f"SELECT count(*) FROM events WHERE occurred < ?{named}", params))
     listed = db.dialect.pick(
         sqlite="IN (SELECT value FROM json_each(?))", postgres="= ANY(CAST(? AS uuid[]))"
     )
@@ -510,10 +481,12 @@ def trim(db: Queryable, before: datetime, *, name: str | None = None, batch: int
         with db.transaction() as txn:
             rows = txn.rows(
                 f"SELECT id FROM events WHERE occurred < ?{named} ORDER BY occurred, id LIMIT ?",
-                params,
+                (*params, batch),
             )
             ids = Array([row.uuid(0) for row in rows])
             txn.execute(f"DELETE FROM event_resources WHERE event_id {listed}", (ids,))
             deleted += txn.execute(f"DELETE FROM events WHERE id {listed}", (ids,))
+        if progress is not None:
+            progress(deleted)
         if len(rows) < batch:
             return deleted

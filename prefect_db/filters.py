@@ -198,13 +198,21 @@ class Where:
             inner.add(f"{column} {'=' if leaf.is_null_ else '<>'} {empty}")
         self.group(inner)
 
-    def state(self, leaf: State | None) -> None:
-        """A `State` of a run's state_type and state_name."""
-        if leaf is not None:
-            inner = Where(self._dialect, leaf.operator)
-            inner.among("state_type", "state_type", leaf.type)
-            inner.among("state_name", "varchar", leaf.name)
-            self.group(inner)
+    def state(self, table: str, leaf: State | None) -> None:
+        """A `State` of the state_type and state_name of a table."""
+        if leaf is None:
+            return
+        inner = Where(self._dialect, leaf.operator)
+        # Unlike elsewhere, a part that asks nothing is not true in an OR: Prefect leaves it out.
+        if leaf.type is not None and (leaf.type.any_ is not None or leaf.type.not_any_):
+            inner.among(f"{table}.state_type", "state_type", leaf.type)
+        if leaf.name is not None and (leaf.name.any_ is not None or leaf.name.not_any_):
+            inner.among(f"{table}.state_name", "varchar", leaf.name)
+        self.group(inner)
+
+    def exists(self, table: str, joined: str, other: Where) -> None:
+        """That a row of another table, joined so, meets that table's clause."""
+        self.add(f"EXISTS (SELECT 1 FROM {table} WHERE {joined} AND ({other.test}))", *other.params)
 
 
 def _values(values: Sequence[Any], kind: str) -> list[Any]:

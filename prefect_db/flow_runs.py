@@ -11,11 +11,14 @@ from uuid import UUID
 
 from prefect_db import run_states, task_runs
 from prefect_db.errors import NotFound, SerializationFailure, UsageError
-from prefect_db.filters import Among, AnyOf, Name, Operator, Reference, Tags, Time, Where, page
-from prefect_db.filters import State as StateFilter
+from prefect_db.filters import page
 from prefect_db.ids import given_or_new, slug
 from prefect_db.queryable import Queryable
+from prefect_db.retention import trim as trim
 from prefect_db.row import Record
+from prefect_db.run_filters import CreatedBy as CreatedBy
+from prefect_db.run_filters import FlowFilter, TaskRunFilter, of_flow_runs
+from prefect_db.run_filters import FlowRunFilter as FlowRunFilter
 from prefect_db.states import (
     FLOW_RUN_POLICY,
     State,
@@ -63,43 +66,6 @@ class FlowRun(Record):
     work_queue_name: str | None
     created_by: dict[str, Any] | None
     job_variables: dict[str, Any] | None
-
-
-@dataclass(slots=True, kw_only=True)
-class CreatedBy:
-    """Who created a run, as its `created_by` says."""
-
-    id_: Sequence[UUID] | None = None
-    type_: Sequence[str] | None = None
-    is_null_: bool | None = None
-    operator: Operator = "and_"
-
-
-@dataclass(slots=True, kw_only=True)
-class FlowRunFilter:
-    """Which flow runs; a field that is not given tests nothing.
-
-    `start_time` compares the time when a run started or, before that, is expected to.
-    `parent_flow_run_id` finds the subflow runs of these runs.
-    """
-
-    id: Among | None = None
-    name: Name | None = None
-    tags: Tags | None = None
-    flow_id: AnyOf | None = None
-    deployment_id: Reference | None = None
-    work_queue_name: Reference | None = None
-    state: StateFilter | None = None
-    flow_version: AnyOf | None = None
-    start_time: Time | None = None
-    end_time: Time | None = None
-    expected_start_time: Time | None = None
-    next_scheduled_start_time: Time | None = None
-    parent_flow_run_id: AnyOf | None = None
-    parent_task_run_id: Reference | None = None
-    idempotency_key: Among | None = None
-    created_by: CreatedBy | None = None
-    operator: Operator = "and_"
 
 
 class FlowRunSort(Enum):
@@ -152,7 +118,7 @@ def create(
     now = datetime.now(UTC)
     flow_id = to_uuid(flow_id)
     columns = StateColumns(empirical_policy=complete_policy(empirical_policy, FLOW_RUN_POLICY))
-    if job_variables is None and idempotency_key is None:
+    if job_variables is None and not idempotency_key:
         # Prefect's two ways of inserting differ in what they make of no variables.
         job_variables = {}
     with db.transaction() as txn:
@@ -187,7 +153,7 @@ def create(
             infrastructure_pid=infrastructure_pid,
             work_queue_id=work_queue_id,
             work_queue_name=work_queue_name,
-            created_by=None if created_by is None else to_object(created_by),
+            created_by=None if created_by is None else {**_CREATOR, **to_object(created_by)},
             job_variables=None if job_variables is None else to_object(job_variables),
         )
         created = txn.row(
@@ -223,12 +189,19 @@ def find(
     db: Queryable,
     filter: FlowRunFilter | None = None,
     *,
+    flows: FlowFilter | None = None,
+    task_runs: TaskRunFilter | None = None,
     sort: FlowRunSort = FlowRunSort.ID_DESC,
     limit: int | None = 200,
     offset: int = 0,
 ) -> list[FlowRun]:
-    """The flow runs that the filter lets through, a page of them."""
-    where = _where(db, filter)
+    """The flow runs that the filter lets through, a page of them.
+
+    Args:
+        flows: Only runs of such flows.
+        task_runs: Only runs that have such a task run.
+    """
+    where = of_flow_runs(db.dialect, filter, flows, task_runs)
     return db.rows(
         f"SELECT {FlowRun.columns} FROM flow_run{where.sql} ORDER BY {sort.value} LIMIT ? OFFSET ?",
         (*where.params, *page(limit, offset)),
@@ -236,17 +209,28 @@ def find(
     )
 
 
-def count(db: Queryable, filter: FlowRunFilter | None = None) -> int:
-    """How many flow runs the filter lets through."""
-    where = _where(db, filter)
+def count(
+    db: Queryable,
+    filter: FlowRunFilter | None = None,
+    *,
+    flows: FlowFilter | None = None,
+    task_runs: TaskRunFilter | None = None,
+) -> int:
+    """How many flow runs the filters let through; see `find`."""
+    where = of_flow_runs(db.dialect, filter, flows, task_runs)
     return int(db.value(f"SELECT count(*) FROM flow_run{where.sql}", where.params))
 
 
 def count_by_state(
-    db: Queryable, filter: FlowRunFilter | None = None
+    db: Queryable,
+    filter: FlowRunFilter | None = None,
+    *,
+    flows: FlowFilter | None = None,
+    task_runs: TaskRunFilter | None = None,
 ) -> dict[StateType | None, int]:
     """How many of them are in each type of state; None is for those without a state."""
-    return run_states.count_by_state(db, "flow_run", _where(db, filter))
+    where = of_flow_runs(db.dialect, filter, flows, task_runs)
+    return run_states.count_by_state(db, "flow_run", where)
 
 
 class FlowRunChanges(TypedDict, total=False):
@@ -418,6 +402,10 @@ def _found(run: FlowRun | None, flow_run_id: UUID) -> FlowRun:
     return run
 
 
+# What Prefect stores of a creator, in its order.
+_CREATOR: Final = {"id": None, "type": None, "display_value": None}
+
+
 def _labels(txn: Queryable, flow_id: UUID, labels: Mapping[str, Any] | None) -> dict[str, Any]:
     row = txn.row("SELECT labels FROM flow WHERE id = ?", (flow_id,))
     inherited = (row and row.json("labels")) or {}
@@ -433,48 +421,3 @@ def _by_idempotency_key(txn: Queryable, flow_id: UUID, key: str | None) -> FlowR
     if run is None:
         raise SerializationFailure("the flow run was deleted meanwhile")
     return run
-
-
-def _where(db: Queryable, filter: FlowRunFilter | None) -> Where:
-    filter = filter or FlowRunFilter()
-    where = Where(db.dialect, filter.operator)
-    where.among("id", "uuid", filter.id)
-    where.name("name", filter.name)
-    where.tags("tags", filter.tags)
-    where.among("flow_id", "uuid", filter.flow_id)
-    where.reference("deployment_id", "uuid", filter.deployment_id)
-    where.reference("work_queue_name", "varchar", filter.work_queue_name)
-    where.state(filter.state)
-    where.among("flow_version", "varchar", filter.flow_version)
-    started = "coalesce(start_time, expected_start_time)"
-    where.time(started, filter.start_time, null_column="start_time")
-    where.time("end_time", filter.end_time)
-    where.time("expected_start_time", filter.expected_start_time)
-    where.time("next_scheduled_start_time", filter.next_scheduled_start_time)
-    if filter.parent_flow_run_id is not None:
-        parents = Where(db.dialect)
-        parents.among("flow_run_id", "uuid", filter.parent_flow_run_id)
-        of_parents = Where(db.dialect)
-        if parents.params:
-            subquery = f"parent_task_run_id IN (SELECT id FROM task_run{parents.sql})"
-            of_parents.add(subquery, *parents.params)
-        where.group(of_parents)
-    where.reference("parent_task_run_id", "uuid", filter.parent_task_run_id)
-    where.among("idempotency_key", "varchar", filter.idempotency_key)
-    _created_by(where, db, filter.created_by)
-    return where
-
-
-def _created_by(where: Where, db: Queryable, leaf: CreatedBy | None) -> None:
-    if leaf is None:
-        return
-    inner = Where(db.dialect, leaf.operator)
-    for key, values in (("id", leaf.id_), ("type", leaf.type_)):
-        column = db.dialect.pick(
-            sqlite=f"json_extract(created_by, '$.{key}')", postgres=f"created_by ->> '{key}'"
-        )
-        if values is not None:
-            texts = [str(value) for value in to_list(values)]
-            inner.among(f"({column})", "text", AnyOf(any_=texts))
-    inner.null("created_by", leaf.is_null_)
-    where.group(inner)

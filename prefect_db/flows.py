@@ -10,10 +10,12 @@ from typing import Any
 from uuid import UUID
 
 from prefect_db.errors import NotFound, SerializationFailure
-from prefect_db.filters import Among, Name, Operator, Tags, Where, page
+from prefect_db.filters import page
 from prefect_db.ids import given_or_new
 from prefect_db.queryable import Queryable
 from prefect_db.row import Record
+from prefect_db.run_filters import FlowFilter as FlowFilter
+from prefect_db.run_filters import FlowRunFilter, TaskRunFilter, of_flows
 from prefect_db.values import check_text, to_list, to_object, to_uuid
 
 
@@ -27,16 +29,6 @@ class Flow(Record):
     name: str
     tags: list[str]
     labels: dict[str, Any] | None
-
-
-@dataclass(slots=True, kw_only=True)
-class FlowFilter:
-    """Which flows; a field that is not given tests nothing."""
-
-    id: Among | None = None
-    name: Name | None = None
-    tags: Tags | None = None
-    operator: Operator = "and_"
 
 
 class FlowSort(Enum):
@@ -95,12 +87,20 @@ def find(
     db: Queryable,
     filter: FlowFilter | None = None,
     *,
+    flow_runs: FlowRunFilter | None = None,
+    task_runs: TaskRunFilter | None = None,
     sort: FlowSort = FlowSort.NAME_ASC,
     limit: int | None = 200,
     offset: int = 0,
 ) -> list[Flow]:
-    """The flows that the filter lets through, a page of them."""
-    where = _where(db, filter)
+    """The flows that the filter lets through, a page of them.
+
+    Args:
+        flow_runs: Only flows that have such a run.
+        task_runs: Only flows that have a run with such a task run: the same run, if `flow_runs`
+            is given too.
+    """
+    where = of_flows(db.dialect, filter, flow_runs, task_runs)
     return db.rows(
         f"SELECT {Flow.columns} FROM flow{where.sql} ORDER BY {sort.value} LIMIT ? OFFSET ?",
         (*where.params, *page(limit, offset)),
@@ -108,9 +108,15 @@ def find(
     )
 
 
-def count(db: Queryable, filter: FlowFilter | None = None) -> int:
-    """How many flows the filter lets through."""
-    where = _where(db, filter)
+def count(
+    db: Queryable,
+    filter: FlowFilter | None = None,
+    *,
+    flow_runs: FlowRunFilter | None = None,
+    task_runs: TaskRunFilter | None = None,
+) -> int:
+    """How many flows the filters let through; see `find`."""
+    where = of_flows(db.dialect, filter, flow_runs, task_runs)
     return int(db.value(f"SELECT count(*) FROM flow{where.sql}", where.params))
 
 
@@ -139,12 +145,3 @@ def delete(db: Queryable, flow_id: UUID) -> None:
     """
     if not db.execute("DELETE FROM flow WHERE id = ?", (to_uuid(flow_id),)):
         raise NotFound(f"no flow {flow_id}")
-
-
-def _where(db: Queryable, filter: FlowFilter | None) -> Where:
-    filter = filter or FlowFilter()
-    where = Where(db.dialect, filter.operator)
-    where.among("id", "uuid", filter.id)
-    where.name("name", filter.name)
-    where.tags("tags", filter.tags)
-    return where

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
@@ -14,7 +14,9 @@ from prefect_db.filters import AnyOf, Operator, Reference, Time, Where, page
 from prefect_db.ids import uuid7
 from prefect_db.queryable import Queryable
 from prefect_db.row import Record
-from prefect_db.values import to_datetime, to_uuid
+from prefect_db.text_search import Text as Text
+from prefect_db.text_search import conditions
+from prefect_db.values import Array, to_datetime, to_uuid
 
 _MAX_LEVEL = 2**15 - 1
 
@@ -50,12 +52,17 @@ class Level:
 
 @dataclass(slots=True, kw_only=True)
 class LogFilter:
-    """Which logs; a field that is not given tests nothing."""
+    """Which logs; a field that is not given tests nothing.
+
+    Attributes:
+        text: Searched is the message, with the logger's name behind it.
+    """
 
     level: Level | None = None
     timestamp: Time | None = None
     flow_run_id: AnyOf | None = None
     task_run_id: Reference | None = None
+    text: Text | None = None
     operator: Operator = "and_"
 
 
@@ -171,4 +178,49 @@ def _where(db: Queryable, filter: LogFilter | None) -> Where:
     where.time("timestamp", filter.timestamp)
     where.among("flow_run_id", "uuid", filter.flow_run_id)
     where.reference("task_run_id", "uuid", filter.task_run_id)
+    if filter.text is not None:
+        # As in Prefect, each kind of term stands for itself in an OR, and an empty search for none.
+        for condition in conditions(db.dialect, "message || ' ' || name", filter.text):
+            where.group(condition)
     return where
+
+
+def trim(
+    db: Queryable,
+    before: datetime,
+    *,
+    batch: int = 1000,
+    progress: Callable[[int], object] | None = None,
+    dry_run: bool = False,
+) -> int:
+    """Delete log lines of before a time, oldest first, whatever their runs; how many there were.
+
+    Each batch is a transaction of its own, so that others get their turn.
+
+    Args:
+        db: Where; a Backend.
+        before: The limit of their timestamps, itself kept.
+        batch: How many to delete at a time.
+        progress: Called after each batch with the number deleted so far.
+        dry_run: Only count them.
+    """
+    if batch < 1:
+        raise BadValue(f"batch={batch}; it is at least 1")
+    before = to_datetime(before)
+    if dry_run:
+        return int(db.value("SELECT count(*) FROM log WHERE timestamp < ?", (before,)))
+    listed = db.dialect.pick(
+        sqlite="IN (SELECT value FROM json_each(?))", postgres="= ANY(CAST(? AS uuid[]))"
+    )
+    deleted = 0
+    while True:
+        with db.transaction() as txn:
+            rows = txn.rows(
+                "SELECT id FROM log WHERE timestamp < ? ORDER BY timestamp LIMIT ?", (before, batch)
+            )
+            ids = Array([row.uuid(0) for row in rows])
+            deleted += txn.execute(f"DELETE FROM log WHERE id {listed}", (ids,))
+        if progress is not None:
+            progress(deleted)
+        if len(rows) < batch:
+            return deleted

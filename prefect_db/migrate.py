@@ -6,14 +6,14 @@ import hashlib
 import re
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from prefect_db.backend import Backend
 from prefect_db.dialect import Dialect
@@ -34,7 +34,9 @@ from prefect_db.errors import (
     SchemaError,
     Unavailable,
 )
+from prefect_db.queryable import Queryable
 from prefect_db.tokens import Statement
+from prefect_db.values import read_datetime
 
 _NAME: Final = re.compile(r"(\d{3,})_[a-z0-9_]+")
 _OWNER: Final = re.compile(r"[a-z][a-z0-9_-]*")
@@ -74,12 +76,42 @@ class Migration:
     transactional: bool
 
 
+MigrationState = Literal["applied", "pending", "late", "dirty", "drift", "missing", "ahead"]
+
+_REFUSALS: Final[dict[MigrationState, type[MigrationError]]] = {
+    "ahead": Ahead,
+    "dirty": Dirty,
+    "drift": Drift,
+    "late": MigrationError,
+    "missing": Missing,
+}
+
+
+@dataclass(slots=True)
+class MigrationStatus:
+    """How a database stands to one migration.
+
+    Attributes:
+        id: As `_migrations` records it.
+        state: `applied`; `pending`; or what `migrate` refuses: `dirty`, `drift`, `missing`,
+            `ahead`, see the errors of these names, and `late`, pending though a newer one is not.
+        applied_at: When it was applied, or None.
+        detail: What is wrong, or "".
+    """
+
+    id: str
+    state: MigrationState
+    applied_at: datetime | None = None
+    detail: str = ""
+
+
 def migrate(
     db: Backend,
     *,
     directory: str | Path | None = None,
     owner: str | None = None,
     lock_timeout: float = 60.0,
+    dry_run: bool = False,
 ) -> list[str]:
     """Apply what is pending, in order: the library's migrations, or a host's own beside them.
 
@@ -91,9 +123,10 @@ def migrate(
         owner: The host's name, with `directory`: lower-case letters, digits, `_` and `-`.
         lock_timeout: Seconds to wait for another process that migrates; on SQLite at least
             busy_timeout.
+        dry_run: Apply nothing, write nothing.
 
     Returns:
-        The ids of the migrations that were applied.
+        The ids of the migrations that were applied; with `dry_run`, that would be.
 
     Raises:
         Failed: A statement failed. The database is as it was before that migration.
@@ -108,6 +141,8 @@ def migrate(
         if owner is None and _has_table(connection, db.dialect, "alembic_version"):
             _check_prefect(connection, db.dialect)
             return applied
+        if dry_run:
+            return [migration.id for migration in _plan(connection, db.dialect, migrations, owner)]
         try:
             if not _plan(connection, db.dialect, migrations, owner):
                 return applied
@@ -117,6 +152,45 @@ def migrate(
             while (done := _apply_next(connection, db.dialect, migrations, owner, deadline)) != "":
                 applied += [done] if done else []
     return applied
+
+
+def status(
+    db: Backend, *, directory: str | Path | None = None, owner: str | None = None
+) -> list[MigrationStatus]:
+    """How the database stands to each migration, in order; reads only.
+
+    A database that Prefect manages has none of the library's: see `prefect_revision`.
+
+    Args:
+        db: Where.
+        directory: As `migrate`.
+        owner: As `migrate`.
+
+    Raises:
+        Duplicate, Missing, MigrationError: The folder is wrong; see `load`.
+        SchemaError: Prefect manages the database, and it lacks what our SQL needs.
+    """
+    migrations = load(db.dialect, directory=directory, owner=owner)
+    with db.borrowed() as connection:
+        if owner is None and _has_table(connection, db.dialect, "alembic_version"):
+            _check_prefect(connection, db.dialect)
+            return []
+        return _compare(connection, db.dialect, migrations, owner)
+
+
+def prefect_revision(db: Queryable) -> str | None:
+    """The revision of a database that Prefect manages, "none" if it has none yet; None for others.
+
+    Only Prefect migrates such a database.
+    """
+    table = db.dialect.pick(
+        sqlite="SELECT name FROM sqlite_master WHERE type = 'table' AND name = 'alembic_version'",
+        postgres="SELECT CAST(to_regclass('alembic_version') AS text)",
+    )
+    if db.value(table) is None:
+        return None
+    rows = db.rows("SELECT version_num FROM alembic_version ORDER BY 1")
+    return ", ".join(str(row[0]) for row in rows) or "none"
 
 
 def load(
@@ -175,8 +249,8 @@ def _read(entry: Traversable, dialect: Dialect, prefix: str) -> Migration:
     )
 
 
-def _execute(connection: Connection, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-    return connection.execute(Statement(sql, sql, len(values), False), values).rows
+def _execute(connection: Connection, sql: str, *, reads: bool = False) -> list[tuple[Any, ...]]:
+    return connection.execute(Statement(sql, sql, 0, reads), ()).rows
 
 
 def _has_table(connection: Connection, dialect: Dialect, name: str) -> bool:
@@ -184,42 +258,73 @@ def _has_table(connection: Connection, dialect: Dialect, name: str) -> bool:
         sqlite=f"SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = '{name}'",
         postgres=f"SELECT 1 WHERE to_regclass('{name}') IS NOT NULL",
     )
-    return bool(_execute(connection, sql))
+    return bool(_execute(connection, sql, reads=True))
 
 
 def _plan(
     connection: Connection, dialect: Dialect, migrations: list[Migration], owner: str | None
 ) -> list[Migration]:
     """What is pending, after checking what was applied. Reads only."""
-    recorded: dict[str, tuple[Any, str]] = {}
+    states = {}
+    for found in _compare(connection, dialect, migrations, owner):
+        if found.state in _REFUSALS:
+            raise _REFUSALS[found.state](found.detail)
+        states[found.id] = found.state
+    return [migration for migration in migrations if states[migration.id] == "pending"]
+
+
+def _compare(
+    connection: Connection, dialect: Dialect, migrations: list[Migration], owner: str | None
+) -> list[MigrationStatus]:
+    recorded: dict[str, tuple[datetime | None, str]] = {}
     if _has_table(connection, dialect, "_migrations"):
         for name, applied_at, checksum in _execute(
-            connection, "SELECT id, applied_at, checksum FROM _migrations ORDER BY id"
+            connection, "SELECT id, applied_at, checksum FROM _migrations ORDER BY id", reads=True
         ):
             if ("/" in name) == bool(owner) and (not owner or name.startswith(f"{owner}/")):
-                recorded[name] = (applied_at, checksum)
+                recorded[name] = (applied_at and read_datetime(applied_at), checksum)
     known = {migration.id: migration for migration in migrations}
     last = migrations[-1].number if migrations else 0
-    for name, (applied_at, checksum) in recorded.items():
-        if name not in known:
-            kind = Ahead if _number(name) > last else Missing
-            raise kind(f"{name} was applied, and there is no file")
-        if applied_at is None:
-            raise Dirty(
-                f"{known[name].file} began and did not end; undo what it did, and then"
-                f" DELETE FROM _migrations WHERE id = '{name}' to have it run again"
-            )
-        if checksum != known[name].checksum:
-            raise Drift(f"{known[name].file} is not what was applied")
-    pending = [migration for migration in migrations if migration.id not in recorded]
     newest = max(recorded, key=_number, default="")
-    if pending and newest and pending[0].number < _number(newest):
-        raise MigrationError(f"{pending[0].id} comes too late: {newest} is applied; renumber it")
-    return pending
+    statuses = [
+        _judge(name, applied_at, checksum, known.get(name), last)
+        for name, (applied_at, checksum) in recorded.items()
+    ]
+    for migration in migrations:
+        if migration.id not in recorded:
+            late = newest != "" and migration.number < _number(newest)
+            detail = f"{migration.id} comes too late: {newest} is applied; renumber it"
+            statuses.append(
+                MigrationStatus(migration.id, "late", detail=detail)
+                if late
+                else MigrationStatus(migration.id, "pending")
+            )
+    return sorted(statuses, key=lambda found: (_number(found.id), found.id))
+
+
+def _judge(
+    name: str, applied_at: datetime | None, checksum: str, migration: Migration | None, last: int
+) -> MigrationStatus:
+    if migration is None:
+        state: MigrationState = "ahead" if _number(name) > last else "missing"
+        detail = f"{name} was applied, and there is no file"
+        return MigrationStatus(name, state, applied_at, detail)
+    if applied_at is None:
+        detail = (
+            f"{migration.file} began and did not end; undo what it did, and then"
+            f" DELETE FROM _migrations WHERE id = '{name}' to have it run again"
+        )
+        return MigrationStatus(name, "dirty", None, detail)
+    if checksum != migration.checksum:
+        return MigrationStatus(
+            name, "drift", applied_at, f"{migration.file} is not what was applied"
+        )
+    return MigrationStatus(name, "applied", applied_at)
 
 
 def _number(name: str) -> int:
-    return int(name.rpartition("/")[2].partition("_")[0])
+    number = name.rpartition("/")[2].partition("_")[0]
+    return int(number) if number.isdecimal() else 0
 
 
 @contextmanager
@@ -371,10 +476,11 @@ def _check_prefect(connection: Connection, dialect: Dialect) -> None:
         postgres="SELECT table_name, column_name FROM information_schema.columns"
         " WHERE table_schema = ANY(current_schemas(false))",
     )
-    present = {(str(table), str(column)) for table, column in _execute(connection, sql)}
+    columns = _execute(connection, sql, reads=True)
+    present = {(str(table), str(column)) for table, column in columns}
     missing = [f"{table}.{column}" for table, column in _needed() if (table, column) not in present]
     if missing:
-        revisions = _execute(connection, "SELECT version_num FROM alembic_version")
+        revisions = _execute(connection, "SELECT version_num FROM alembic_version", reads=True)
         revision = ", ".join(str(row[0]) for row in revisions) or "none"
         raise SchemaError(
             f"Prefect manages this database (revision {revision}) and it lacks"

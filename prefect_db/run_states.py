@@ -74,11 +74,13 @@ def enter(
         artifact_of: The run ids that an artifact of the state's data gets.
 
     Returns:
-        The state as stored: moved by microseconds if its time was taken.
+        The state as stored: moved by microseconds if its time was taken, its data without the
+        keys that describe the artifact.
     """
-    state = replace(state, state_details=complete_details({**state.state_details, **details}))
     now = datetime.now(UTC)
-    artifact_id = _insert_artifact(txn, state.data, artifact_of, now)
+    artifact_id, data = _insert_artifact(txn, state.data, artifact_of, now)
+    details = complete_details({**state.state_details, **details})
+    state = replace(state, state_details=details, data=data)
     while not txn.execute(
         f"INSERT INTO {table}_state (id, created, updated, {table}_id, type, timestamp, name,"
         " message, state_details, result_artifact_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -103,10 +105,11 @@ def enter(
 
 def _insert_artifact(
     txn: Queryable, data: Any, artifact_of: Mapping[str, UUID | None], now: datetime
-) -> UUID | None:
-    """Keep a state's data; the id of its artifact, or None if there is nothing to keep."""
+) -> tuple[UUID | None, Any]:
+    """Keep a state's data: the id of its artifact, if there is anything to keep; and the data
+    without what describes the artifact."""
     if data is None or (isinstance(data, dict) and data.get("type") == "unpersisted"):
-        return None
+        return None, data
     labels: dict[str, Any] = {}
     if isinstance(data, dict):
         data = dict(data)
@@ -131,7 +134,7 @@ def _insert_artifact(
             artifact_of.get("task_run_id"),
         ),
     )
-    return artifact_id
+    return artifact_id, data
 
 
 def derived(columns: StateColumns) -> tuple[Any, ...]:

@@ -81,9 +81,7 @@ def make(
     except ValueError as error:
         raise BadValue(f"{type!r} is no state type; there are {', '.join(StateType)}") from error
     now = datetime.now(UTC)
-    complete = complete_details(details or {})
-    if type is StateType.SCHEDULED and complete["scheduled_time"] is None:
-        complete["scheduled_time"] = _iso(now)
+    complete = complete_details(details or {}, now if type is StateType.SCHEDULED else None)
     return State(
         id=uuid7(),
         type=type,
@@ -136,7 +134,12 @@ cancelling = _constructor(StateType.CANCELLING, "Asked to end.")
 
 
 def _iso(value: Any) -> str:
-    return to_datetime(value).isoformat().replace("+00:00", "Z")
+    moment = to_datetime(value)
+    # A client's zone is kept here, where columns have UTC.
+    given = datetime.fromisoformat(value) if isinstance(value, str) else value
+    return (
+        (moment if given.utcoffset() == timedelta() else given).isoformat().replace("+00:00", "Z")
+    )
 
 
 def _uuid_text(value: Any) -> str:
@@ -170,8 +173,13 @@ _DETAILS: Final[dict[str, tuple[Any, Callable[[Any], Any]]]] = {
 }
 
 
-def complete_details(given: Mapping[str, Any]) -> dict[str, Any]:
-    """All keys of state_details as Prefect stores them: ids and times as text, in its order.
+def complete_details(given: Mapping[str, Any], due: datetime | None = None) -> dict[str, Any]:
+    """All keys of state_details as Prefect stores them: ids as text, times too in their own zone,
+    in its order.
+
+    Args:
+        given: Any of them.
+        due: The `scheduled_time` if none is given, as a scheduled state needs one.
 
     Raises:
         BadValue: An unknown key, or a value of the wrong kind.
@@ -183,6 +191,8 @@ def complete_details(given: Mapping[str, Any]) -> dict[str, Any]:
     for key, (default, store) in _DETAILS.items():
         value = given.get(key, default)
         complete[key] = value if value is None else store(value)
+    if due is not None and complete["scheduled_time"] is None:
+        complete["scheduled_time"] = _iso(due)
     return complete
 
 

@@ -67,7 +67,7 @@ _COLUMNS: Final[dict[str, tuple[Any, Any]]] = {
     "empirical_policy": (_policy, _policy({})),
     "task_inputs": (to_object, {}),
     "tags": (to_list, []),
-    "labels": (to_object, {}),
+    "labels": (to_object, None),
     "run_count": (_count, 0),
     "expected_start_time": (to_datetime, None),
     "next_scheduled_start_time": (to_datetime, None),
@@ -146,7 +146,7 @@ def _change(event: Event) -> _Change:
         )
         flow_run_id = None if flow_run_id is None else to_uuid(flow_run_id)
         columns = {
-            name: _read(name, given[name], read, default)
+            name: _read(given[name], read, default)
             for name, (read, default) in _COLUMNS.items()
             if name in given
         }
@@ -158,13 +158,14 @@ def _change(event: Event) -> _Change:
             type=kind,
             name=check_text(proposed.get("name") or kind.capitalize()),
             timestamp=to_datetime(proposed["timestamp"]),
-            message=_read("message", proposed.get("message"), check_text, None),
+            message=_read(proposed.get("message"), check_text, None),
             state_details=complete_details(
                 {
                     **(proposed.get("state_details") or {}),
                     "flow_run_id": flow_run_id,
                     "task_run_id": task_run_id,
-                }
+                },
+                datetime.now(UTC) if kind is StateType.SCHEDULED else None,
             ),
             data=proposed.get("data"),
         )
@@ -173,11 +174,9 @@ def _change(event: Event) -> _Change:
     return _Change(task_run_id, flow_run_id, columns, state)
 
 
-def _read(name: str, value: Any, read: Callable[[Any], Any], default: Any) -> Any:
+def _read(value: Any, read: Callable[[Any], Any], default: Any) -> Any:
     """The value of a column; None only where NULL may be stored."""
-    if value is None and (default is None or name == "labels"):
-        return None
-    return read(value)
+    return None if value is None and default is None else read(value)
 
 
 def _object_id(resource_id: str, prefix: str) -> UUID:
@@ -363,7 +362,7 @@ def _insert_states(txn: Queryable, new: list[_Change], canonical: dict[UUID, UUI
                 change.state.timestamp,
                 change.state.name,
                 change.state.message,
-                change.state.state_details,
+                {**change.state.state_details, "task_run_id": str(canonical[change.task_run_id])},
                 # A client's result is kept here, where those of the API are artifacts.
                 None if change.state.data is None else Json(change.state.data),
             )

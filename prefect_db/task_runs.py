@@ -15,11 +15,14 @@ from uuid import UUID
 
 from prefect_db import run_states
 from prefect_db.errors import NotFound, SerializationFailure
-from prefect_db.filters import AnyOf, Name, Operator, Reference, Tags, Time, Where, page
-from prefect_db.filters import State as StateFilter
+from prefect_db.filters import page
 from prefect_db.ids import given_or_new
 from prefect_db.queryable import Queryable
 from prefect_db.row import Record
+from prefect_db.run_filters import FlowFilter, FlowRunFilter, of_task_runs
+from prefect_db.run_filters import OfFlowRun as OfFlowRun
+from prefect_db.run_filters import SubflowRuns as SubflowRuns
+from prefect_db.run_filters import TaskRunFilter as TaskRunFilter
 from prefect_db.states import (
     TASK_RUN_POLICY,
     State,
@@ -60,32 +63,6 @@ class TaskRun(Record):
     task_inputs: dict[str, Any]
     tags: list[str]
     labels: dict[str, Any] | None
-
-
-@dataclass(slots=True, kw_only=True)
-class SubflowRuns:
-    """Whether a flow run has this task run as its parent."""
-
-    exists_: bool | None = None
-
-
-@dataclass(slots=True, kw_only=True)
-class TaskRunFilter:
-    """Which task runs; a field that is not given tests nothing.
-
-    Prefect's oddity: `flow_run_id=Reference()`, with nothing in it, means "has a flow run".
-    """
-
-    id: AnyOf | None = None
-    name: Name | None = None
-    tags: Tags | None = None
-    state: StateFilter | None = None
-    start_time: Time | None = None
-    end_time: Time | None = None
-    expected_start_time: Time | None = None
-    subflow_runs: SubflowRuns | None = None
-    flow_run_id: Reference | None = None
-    operator: Operator = "and_"
 
 
 class TaskRunSort(Enum):
@@ -196,12 +173,19 @@ def find(
     db: Queryable,
     filter: TaskRunFilter | None = None,
     *,
+    flows: FlowFilter | None = None,
+    flow_runs: FlowRunFilter | None = None,
     sort: TaskRunSort = TaskRunSort.ID_DESC,
     limit: int | None = 200,
     offset: int = 0,
 ) -> list[TaskRun]:
-    """The task runs that the filter lets through, a page of them."""
-    where = _where(db, filter)
+    """The task runs that the filter lets through, a page of them.
+
+    Args:
+        flows: Only task runs of runs of such flows.
+        flow_runs: Only task runs of such flow runs.
+    """
+    where = of_task_runs(db.dialect, filter, flows, flow_runs)
     return db.rows(
         f"SELECT {TaskRun.columns} FROM task_run{where.sql} ORDER BY {sort.value} LIMIT ? OFFSET ?",
         (*where.params, *page(limit, offset)),
@@ -209,17 +193,27 @@ def find(
     )
 
 
-def count(db: Queryable, filter: TaskRunFilter | None = None) -> int:
-    """How many task runs the filter lets through."""
-    where = _where(db, filter)
+def count(
+    db: Queryable,
+    filter: TaskRunFilter | None = None,
+    *,
+    flows: FlowFilter | None = None,
+    flow_runs: FlowRunFilter | None = None,
+) -> int:
+    """How many task runs the filters let through; see `find`."""
+    where = of_task_runs(db.dialect, filter, flows, flow_runs)
     return int(db.value(f"SELECT count(*) FROM task_run{where.sql}", where.params))
 
 
 def count_by_state(
-    db: Queryable, filter: TaskRunFilter | None = None
+    db: Queryable,
+    filter: TaskRunFilter | None = None,
+    *,
+    flows: FlowFilter | None = None,
+    flow_runs: FlowRunFilter | None = None,
 ) -> dict[StateType | None, int]:
     """How many of them are in each type of state; None is for those without a state."""
-    where = _where(db, filter)
+    where = of_task_runs(db.dialect, filter, flows, flow_runs)
     return run_states.count_by_state(db, "task_run", where)
 
 
@@ -325,29 +319,3 @@ def _by_natural_key(
         into=TaskRun,
     )
     return rows[0] if rows else None
-
-
-def _where(db: Queryable, filter: TaskRunFilter | None) -> Where:
-    filter = filter or TaskRunFilter()
-    where = Where(db.dialect, filter.operator)
-    where.among("id", "uuid", filter.id)
-    where.name("name", filter.name)
-    where.tags("tags", filter.tags)
-    where.state(filter.state)
-    where.time("start_time", filter.start_time)
-    where.time("end_time", filter.end_time)
-    where.time("expected_start_time", filter.expected_start_time)
-    if filter.subflow_runs is not None:
-        subflows = Where(db.dialect)
-        if filter.subflow_runs.exists_ is not None:
-            exists = "EXISTS" if filter.subflow_runs.exists_ else "NOT EXISTS"
-            subflows.add(
-                f"{exists} (SELECT 1 FROM flow_run AS f WHERE f.parent_task_run_id = task_run.id)"
-            )
-        where.group(subflows)
-    reference = filter.flow_run_id
-    if reference is not None and reference.any_ is None:
-        where.null("flow_run_id", bool(reference.is_null_))
-    elif reference is not None:
-        where.among("flow_run_id", "uuid", AnyOf(any_=reference.any_))
-    return where

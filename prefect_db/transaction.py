@@ -18,6 +18,7 @@ from prefect_db.dialect import Dialect
 from prefect_db.drivers.base import Connection, Isolation, Pool, Result
 from prefect_db.errors import (
     BadValue,
+    Cancelled,
     CommitUnknown,
     Error,
     ForkedBackend,
@@ -255,6 +256,9 @@ class _Block(_Scope):
             self._inner._forget()
         try:
             self._undo()
+        except Cancelled:
+            # The work was told to stop: a savepoint need not be undone, as all of it will be.
+            pass
         except Error as error:
             logger.warning("rollback failed: %s", error)
 

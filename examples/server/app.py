@@ -7,12 +7,13 @@ from base64 import b64decode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
+from uuid import UUID
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import HTMLResponse, Response
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -31,6 +32,7 @@ from examples.server.api import (
 from examples.server.bodies import Invalid
 from examples.server.errors import answer, respond
 from examples.server.ingest import EventQueue, matches, receive_events, stream_events
+from examples.server.page import render, view
 from examples.server.settings import Settings
 from prefect_db import Error, aio
 
@@ -69,7 +71,7 @@ def create_app(settings: Settings) -> Starlette:
         *[route for module in MODULES for route in module.ROUTES],
     ]
     app = Starlette(
-        routes=[Mount("/api", routes=api)],
+        routes=[Route("/", page), Mount("/api", routes=api)],
         middleware=[Middleware(Authentication, secret=settings.auth_string)],
         exception_handlers=dict.fromkeys((HTTPException, Invalid, Error, Exception), answer),
         lifespan=lifespan,
@@ -81,6 +83,16 @@ def create_app(settings: Settings) -> Starlette:
 async def health(request: Request) -> Response:
     """That the process answers; the database may be away."""
     return respond(200, True)
+
+
+async def page(request: Request) -> Response:
+    """The page for people; `?run=` chooses a flow run."""
+    try:
+        chosen = UUID(request.query_params["run"]) if "run" in request.query_params else None
+    except ValueError:
+        raise HTTPException(404, "There is no such flow run.") from None
+    html: str = await request.app.state.db.run(lambda db: render(view(db, chosen)))
+    return HTMLResponse(html, headers={"Cache-Control": "no-store"})
 
 
 class Authentication:

@@ -1,7 +1,6 @@
 """Blocks: types, their schemas, and documents, which are encrypted and may be nested."""
 
 from prefect_db.blocks.documents import (
-    BlockDocumentFilter,
     BlockDocumentSort,
     count_documents,
     create_document,
@@ -12,10 +11,11 @@ from prefect_db.blocks.documents import (
     update_document,
 )
 from prefect_db.blocks.fields import checksum
+from prefect_db.blocks.filters import BlockDocumentFilter, BlockSchemaFilter, BlockTypeFilter
 from prefect_db.blocks.nesting import BlockDocument
+from prefect_db.blocks.rotation import rotate_key
 from prefect_db.blocks.schemas import (
     BlockSchema,
-    BlockSchemaFilter,
     available_capabilities,
     create_schema,
     delete_schema,
@@ -26,7 +26,6 @@ from prefect_db.blocks.schemas import (
 from prefect_db.blocks.types import (
     BlockType,
     BlockTypeChanges,
-    BlockTypeFilter,
     create_type,
     delete_type,
     find_types,
@@ -62,6 +61,7 @@ __all__ = [
     "get_schema_by_checksum",
     "get_type",
     "get_type_by_slug",
+    "rotate_key",
     "update_document",
     "update_type",
 ]

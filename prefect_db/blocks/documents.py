@@ -3,38 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 from prefect_db.blocks import encryption
+from prefect_db.blocks.filters import (
+    BlockDocumentFilter,
+    BlockSchemaFilter,
+    BlockTypeFilter,
+    of_documents,
+)
 from prefect_db.blocks.masking import unmask
 from prefect_db.blocks.nesting import BlockDocument, Node, columns, read
 from prefect_db.blocks.types import forget_default_storage
 from prefect_db.errors import BadValue, CheckViolation, NotFound
-from prefect_db.filters import AnyOf, Name, Operator, Where
 from prefect_db.ids import uuid7
 from prefect_db.queryable import Queryable
-from prefect_db.values import Json, dump_json, load_json, to_uuid
+from prefect_db.values import Json, dump_json, to_uuid
 
 T = TypeVar("T")
-
-
-@dataclass(slots=True, kw_only=True)
-class BlockDocumentFilter:
-    """Which block documents; a field that is not given tests nothing.
-
-    Attributes:
-        is_anonymous: None for anonymous documents and others alike.
-    """
-
-    id: AnyOf | None = None
-    block_type_id: AnyOf | None = None
-    name: Name | None = None
-    is_anonymous: bool | None = False
-    operator: Operator = "and_"
 
 
 class BlockDocumentSort(Enum):
@@ -95,7 +84,7 @@ def create_document(
             ),
         )
         _refer(txn, document_id, references)
-        return read(txn, " WHERE id = ?", (document_id,), cipher=cipher)[0]
+        return read(txn, " WHERE id = ?", (document_id,))[0]
 
 
 def get_document(
@@ -127,6 +116,8 @@ def find_documents(
     db: Queryable,
     filter: BlockDocumentFilter | None = None,
     *,
+    types: BlockTypeFilter | None = None,
+    schemas: BlockSchemaFilter | None = None,
     sort: BlockDocumentSort = BlockDocumentSort.NAME_ASC,
     limit: int | None = 200,
     offset: int = 0,
@@ -134,10 +125,14 @@ def find_documents(
 ) -> list[BlockDocument]:
     """The documents that the filter lets through, a page of them. Anonymous ones only if it says.
 
+    Args:
+        types: Only documents of such types.
+        schemas: Only documents of such schemas.
+
     Raises:
         BadValue, ConfigurationError: As `get_document`, for any of them.
     """
-    where = _where(db, filter)
+    where = of_documents(db.dialect, filter, types, schemas)
     return read(
         db,
         where.sql,
@@ -149,9 +144,15 @@ def find_documents(
     )
 
 
-def count_documents(db: Queryable, filter: BlockDocumentFilter | None = None) -> int:
-    """How many documents the filter lets through."""
-    where = _where(db, filter)
+def count_documents(
+    db: Queryable,
+    filter: BlockDocumentFilter | None = None,
+    *,
+    types: BlockTypeFilter | None = None,
+    schemas: BlockSchemaFilter | None = None,
+) -> int:
+    """How many documents the filters let through; see `find_documents`."""
+    where = of_documents(db.dialect, filter, types, schemas)
     return int(db.value(f"SELECT count(*) FROM block_document{where.sql}", where.params))
 
 
@@ -184,6 +185,7 @@ def update_document(
         return _found(get_document(db, block_document_id), block_document_id)
     plain, references = _split(data)
     with db.transaction() as txn:
+        stored_keys = encryption.hold_keys(txn)
         # NO KEY: a reference that another transaction adds to this document need not wait.
         lock = db.dialect.pick(sqlite="", postgres=" FOR NO KEY UPDATE OF d")
         stored = _found(
@@ -198,8 +200,8 @@ def update_document(
         )
         if block_schema_id is not None:
             _check_schema(txn, block_schema_id, stored.block_type_id)
-        cipher = encryption.reading(txn)
-        present = load_json(cipher.decrypt(stored.data, stored.id))
+        cipher = encryption.reading(stored_keys)
+        present = encryption.parse(cipher.decrypt(stored.data, stored.id), stored.id)
         plain = unmask(plain, present, stored.secret_fields or ())
         if merge_existing_data:
             kept = {key: value for key, value in present.items() if key not in references}
@@ -214,7 +216,7 @@ def update_document(
             ),
         )
         _refer_anew(txn, block_document_id, references)
-        return read(txn, " WHERE id = ?", (block_document_id,), cipher=cipher)[0]
+        return read(txn, " WHERE id = ?", (block_document_id,))[0]
 
 
 def delete_document(db: Queryable, block_document_id: UUID) -> None:
@@ -238,17 +240,6 @@ def _found(document: T | None, block_document_id: UUID) -> T:
     if document is None:
         raise NotFound(f"no block document {block_document_id}")
     return document
-
-
-def _where(db: Queryable, filter: BlockDocumentFilter | None) -> Where:
-    filter = filter or BlockDocumentFilter()
-    where = Where(db.dialect, filter.operator)
-    where.among("id", "uuid", filter.id)
-    where.among("block_type_id", "uuid", filter.block_type_id)
-    where.name("name", filter.name)
-    if filter.is_anonymous is not None:
-        where.add("is_anonymous" if filter.is_anonymous else "NOT is_anonymous")
-    return where
 
 
 def _split(data: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, UUID]]:

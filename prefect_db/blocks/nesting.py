@@ -9,14 +9,13 @@ from typing import Any, Final
 from uuid import UUID
 
 from prefect_db.blocks import encryption
-from prefect_db.blocks.encryption import Cipher
+from prefect_db.blocks.filters import BlockTypeFilter
 from prefect_db.blocks.masking import mask
-from prefect_db.blocks.types import BlockType, BlockTypeFilter, find_types
+from prefect_db.blocks.types import BlockType, find_types
 from prefect_db.errors import BadValue
 from prefect_db.filters import AnyOf, page
 from prefect_db.queryable import Queryable
 from prefect_db.row import Record
-from prefect_db.values import load_json
 
 _DEEPEST: Final = 50
 
@@ -59,6 +58,7 @@ class Node(Record):
     block_type_name: str | None
     is_anonymous: bool
     secret_fields: list[str] | None
+    stored_keys: Any = field(repr=False)
     key: str | None
     parent_id: UUID | None
 
@@ -70,7 +70,8 @@ def columns(db: Queryable) -> str:
     )
     return (
         "d.id, d.created, d.updated, d.name, d.data, d.block_schema_id, d.block_type_id,"
-        f" d.block_type_name, d.is_anonymous, {secret_fields} AS secret_fields"
+        f" d.block_type_name, d.is_anonymous, {secret_fields} AS secret_fields,"
+        f" {encryption.STORED_KEYS} AS stored_keys"
     )
 
 
@@ -83,12 +84,8 @@ def read(
     limit: int | None = None,
     offset: int = 0,
     include_secrets: bool = False,
-    cipher: Cipher | None = None,
 ) -> list[BlockDocument]:
-    """The documents that a WHERE clause chooses, with all that is below them, in three queries.
-
-    Args:
-        cipher: The one to decrypt with, if the caller has it already.
+    """The documents that a WHERE clause chooses, with all that is below them, in two queries.
 
     Raises:
         BadValue: A document was encrypted with another key, or they are nested too deep.
@@ -115,16 +112,14 @@ def read(
         (*params, *page(limit, offset)),
         into=Node,
     )
-    return _Tree(db, nodes, cipher, include_secrets=include_secrets).documents() if nodes else []
+    return _Tree(db, nodes, include_secrets=include_secrets).documents() if nodes else []
 
 
 class _Tree:
     """Documents that were asked for, and those below them."""
 
-    def __init__(
-        self, db: Queryable, nodes: list[Node], cipher: Cipher | None, *, include_secrets: bool
-    ) -> None:
-        cipher = cipher or encryption.reading(db)
+    def __init__(self, db: Queryable, nodes: list[Node], *, include_secrets: bool) -> None:
+        cipher = encryption.reading(nodes[0].stored_keys)
         tokens = {node.id: node.data for node in nodes}
         self._texts = {id: cipher.decrypt(token, id) for id, token in tokens.items()}
         self._below: dict[UUID | None, list[Node]] = {}
@@ -155,7 +150,7 @@ class _Tree:
         """A document's data and `block_document_references`; each call gives fresh objects."""
         if depth > _DEEPEST:
             raise BadValue(f"references of block documents nested more than {_DEEPEST} deep")
-        data = load_json(self._texts[node.id])
+        data = encryption.parse(self._texts[node.id], node.id)
         if not self._include_secrets:
             data = mask(data, node.secret_fields or ())
         references: dict[str, Any] = {}

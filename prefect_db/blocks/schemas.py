@@ -17,6 +17,7 @@ from prefect_db.blocks.fields import (
     each_reference,
     with_definitions,
 )
+from prefect_db.blocks.filters import BlockSchemaFilter, of_schemas
 from prefect_db.blocks.types import forget_default_storage, get_type_by_slug
 from prefect_db.errors import (
     BadValue,
@@ -25,7 +26,7 @@ from prefect_db.errors import (
     SerializationFailure,
     UsageError,
 )
-from prefect_db.filters import AnyOf, Operator, Tags, Where, page
+from prefect_db.filters import Where, page
 from prefect_db.ids import uuid7
 from prefect_db.queryable import Queryable
 from prefect_db.row import Record
@@ -50,17 +51,6 @@ class BlockSchema(Record):
     capabilities: list[str]
     version: str
     block_type_id: UUID
-
-
-@dataclass(slots=True, kw_only=True)
-class BlockSchemaFilter:
-    """Which block schemas; a field that is not given tests nothing."""
-
-    id: AnyOf | None = None
-    block_type_id: AnyOf | None = None
-    block_capabilities: Tags | None = None
-    version: AnyOf | None = None
-    operator: Operator = "and_"
 
 
 def create_schema(
@@ -124,12 +114,7 @@ def find_schemas(
     offset: int = 0,
 ) -> list[BlockSchema]:
     """The block schemas that the filter lets through, the newest first, a page of them."""
-    filter = filter or BlockSchemaFilter()
-    where = Where(db.dialect, filter.operator)
-    where.among("id", "uuid", filter.id)
-    where.among("block_type_id", "uuid", filter.block_type_id)
-    where.tags("capabilities", filter.block_capabilities)
-    where.among("version", "varchar", filter.version)
+    where = of_schemas(db.dialect, filter)
     return _read(db, where.sql, where.params, limit=limit, offset=offset)
 
 

@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 from typing import Any, Final, TypedDict, Unpack
 from uuid import UUID
 
+from prefect_db.blocks.filters import BlockSchemaFilter, BlockTypeFilter, of_types
 from prefect_db.errors import NotFound, UsageError
-from prefect_db.filters import AnyOf, Name, Where, page
+from prefect_db.filters import page
 from prefect_db.ids import uuid7
 from prefect_db.queryable import Queryable
 from prefect_db.row import Record
@@ -29,15 +30,6 @@ class BlockType(Record):
     description: str | None
     code_example: str | None
     is_protected: bool
-
-
-@dataclass(slots=True, kw_only=True)
-class BlockTypeFilter:
-    """Which block types; a field that is not given tests nothing."""
-
-    id: AnyOf | None = None
-    name: Name | None = None
-    slug: AnyOf | None = None
 
 
 class BlockTypeChanges(TypedDict, total=False):
@@ -109,15 +101,16 @@ def find_types(
     db: Queryable,
     filter: BlockTypeFilter | None = None,
     *,
+    schemas: BlockSchemaFilter | None = None,
     limit: int | None = 200,
     offset: int = 0,
 ) -> list[BlockType]:
-    """The block types that the filter lets through, by name, a page of them."""
-    filter = filter or BlockTypeFilter()
-    where = Where(db.dialect)
-    where.among("id", "uuid", filter.id)
-    where.name("name", filter.name)
-    where.among("slug", "varchar", filter.slug)
+    """The block types that the filter lets through, by name, a page of them.
+
+    Args:
+        schemas: Only types that have such a schema.
+    """
+    where = of_types(db.dialect, filter, schemas)
     return db.rows(
         f"SELECT {BlockType.columns} FROM block_type{where.sql} ORDER BY name, id LIMIT ? OFFSET ?",
         (*where.params, *page(limit, offset)),

@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple, Protocol, TypedDict
 
 from prefect_db.dialect import Dialect
 from prefect_db.errors import Error
+from prefect_db.observe import Hooks
 from prefect_db.tokens import Statement
 
 Isolation = Literal["read committed", "repeatable read", "serializable"]
@@ -45,6 +46,8 @@ class Settings:
         url: The URL as the driver takes it; it may hold a password, so it is in no repr.
         path: The file of an engine that has one, or `:memory:`.
         masked: The URL without its password, for messages.
+        hooks: Set if somebody observes: a pool then opens and closes its connections by
+            `hooks.connect` and `hooks.close`. All else is told without it.
     """
 
     source: str
@@ -53,19 +56,27 @@ class Settings:
     path: str = field(repr=False)
     masked: str
     options: Options
+    hooks: Hooks | None = field(default=None, repr=False)
 
 
 class Stats(NamedTuple):
-    """A pool's statistics at one moment.
+    """A pool's statistics at one moment: three that go up and down, four that count from the
+    Backend's start. Reading them takes no connection and waits for nobody; each is right at the
+    time when it is read, which is not quite the same for all.
 
     Attributes:
-        size: Open connections.
-        in_use: Connections borrowed now.
-        waiting: Callers waiting for one now.
-        acquires: Connections borrowed since the start.
-        waited_seconds: What all callers waited, together, since the start.
-        timeouts: Callers that gave up waiting.
-        broken: Connections found broken and replaced.
+        size: Open connections, idle and borrowed. SQLite: the writer, `readers`, and those of
+            read-only transactions, of which some stay open; one for `:memory:`. PostgreSQL: up
+            to `pool_size`, opened as they are needed.
+        in_use: Connections borrowed now: open transactions, and statements that run. One that
+            stays above 0 when nothing runs is a transaction that was never ended.
+        waiting: Callers that wait now for a connection. Above 0 for long means that transactions
+            are too long, or on PostgreSQL that `pool_size` is too small.
+        acquires: How often a connection was asked for.
+        waited_seconds: Seconds that callers have waited for one, together;
+            `waited_seconds / acquires` is the mean wait.
+        timeouts: Callers that gave up after `pool_timeout`: each got a PoolTimeout.
+        broken: Connections that were lost and replaced, as after a restart of the server.
     """
 
     size: int

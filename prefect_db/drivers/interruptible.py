@@ -120,7 +120,13 @@ class _Pool:
         job = self._current.job
         if job is None:
             return self._pool.acquire(purpose)
-        return _Connection(job, job.acquire(lambda: self._pool.acquire(purpose)))
+        connection = _Connection(job, job.acquire(lambda: self._pool.acquire(purpose)))
+        try:
+            job.check()
+        except Cancelled:
+            self.release(connection)
+            raise
+        return connection
 
     def release(self, connection: Connection, *, again: bool = False) -> None:
         if isinstance(connection, _Connection):

@@ -7,7 +7,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final
+from typing import Any, Final, Self, TypeVar
 
 import psycopg
 import psycopg_pool
@@ -43,6 +43,7 @@ from prefect_db.errors import (
     UsageError,
     from_sqlstate,
 )
+from prefect_db.observe import Hooks
 from prefect_db.tokens import Statement
 
 MINIMUM_VERSION: Final = 14
@@ -55,6 +56,7 @@ _LONGEST_TIMEOUT: Final = 2**31 - 1  # milliseconds, about 24 days
 
 Names = Callable[[], tuple[str, ...]]
 Native = psycopg.Connection[tuple[Any, ...]]
+AnyCursor = TypeVar("AnyCursor", RawCursor[tuple[Any, ...]], RawServerCursor[tuple[Any, ...]])
 
 # JSON stays text until somebody reads it: psycopg's own decoding is 70 % of a list read.
 _ADAPTERS: Final = AdaptersMap(psycopg.adapters)
@@ -105,7 +107,8 @@ class PostgresConnection:
         try:
             cursor.executemany(statement.text.encode(), rows)
         except (psycopg.Error, UnicodeError) as error:
-            raise self._error(error, statement.sql) from error
+            first = _first(error)
+            raise self._error(first, statement.sql) from first
         return max(cursor.rowcount, 0)
 
     def stream(
@@ -113,8 +116,7 @@ class PostgresConnection:
     ) -> Iterator[tuple[Names, list[tuple[Any, ...]]]]:
         name = f"prefect_db_{next(_cursor_names)}"
         cursor = RawServerCursor(self.native, name, row_factory=tuple_row)
-        cursor.adapters.register_loader("json", TextLoader)
-        cursor.adapters.register_loader("jsonb", TextLoader)
+        leave_json_as_text(cursor)
         try:
             try:
                 cursor.execute(statement.text.encode(), values)
@@ -212,10 +214,7 @@ class HostConnection(PostgresConnection):
     """A host's own connection, whose adapters are left alone."""
 
     def _cursor(self) -> RawCursor[tuple[Any, ...]]:
-        cursor = super()._cursor()
-        cursor.adapters.register_loader("json", TextLoader)
-        cursor.adapters.register_loader("jsonb", TextLoader)
-        return cursor
+        return leave_json_as_text(super()._cursor())
 
     def begin(self, *, read_only: bool, isolation: Isolation | None, timeout: float | None) -> None:
         """Nothing, if psycopg has begun a transaction or will: the host will commit."""
@@ -226,15 +225,51 @@ class HostConnection(PostgresConnection):
         """Nothing: the connection is the host's."""
 
 
+def leave_json_as_text(cursor: AnyCursor) -> AnyCursor:
+    """Register our loaders for this cursor alone."""
+    cursor.adapters.register_loader("json", TextLoader)
+    cursor.adapters.register_loader("jsonb", TextLoader)
+    return cursor
+
+
+def _first(error: psycopg.Error | UnicodeError) -> psycopg.Error | UnicodeError:
+    """The error itself; or that of the statement before, which had this one fail.
+
+    psycopg's `executemany` is a pipeline. If the server's error comes when the last row was sent,
+    psycopg raises what became of the rows after it, and has the error as the context.
+    """
+    before = error.__context__
+    aborted = isinstance(error, psycopg.errors.PipelineAborted)
+    return before if aborted and isinstance(before, psycopg.Error) else error
+
+
 def _names(cursor: psycopg.Cursor[Any] | RawServerCursor[Any]) -> Names:
     return lambda: tuple([column.name for column in cursor.description or ()])
 
 
 class _PooledConnection(psycopg.Connection[tuple[Any, ...]]):
-    """Knows its wrapper, and when it was last given back."""
+    """Knows its wrapper, when it was last given back, and who observes."""
 
     wrapper: PostgresConnection | None = None
     used_at: float = 0.0
+    hooks: Hooks | None = None
+
+    @classmethod
+    def connect(cls, *args: Any, **kwargs: Any) -> Self:
+        hooks: Hooks | None = kwargs.pop("hooks")
+        if hooks is None:
+            return super().connect(*args, **kwargs)
+        native = hooks.connect(lambda: super(_PooledConnection, cls).connect(*args, **kwargs))
+        native.hooks = hooks
+        return native
+
+    def close(self) -> None:
+        # Lost ones, that are closed already, are told of as well: once.
+        hooks, self.hooks = self.hooks, None
+        if hooks is None:
+            super().close()
+        else:
+            hooks.close(super().close)
 
 
 class PostgresPool:
@@ -249,7 +284,7 @@ class PostgresPool:
         self._pool = psycopg_pool.ConnectionPool(
             settings.url,
             connection_class=_PooledConnection,
-            kwargs=parameters,
+            kwargs=parameters | {"hooks": settings.hooks},
             min_size=1,
             max_size=options["pool_size"],
             timeout=options["pool_timeout"],
@@ -299,7 +334,9 @@ class PostgresPool:
             return
         clean(connection)
         native.used_at = time.monotonic()
-        self._broken += native.closed
+        if native.closed:
+            self._broken += 1
+            native.close()
         try:
             self._pool.putconn(native)
         except ValueError:
@@ -311,7 +348,11 @@ class PostgresPool:
 
     def _check(self, native: _PooledConnection) -> None:
         if time.monotonic() - native.used_at > _IDLE:
-            self._pool.check_connection(native)
+            try:
+                self._pool.check_connection(native)
+            except psycopg.Error:
+                native.close()
+                raise
 
     def stats(self) -> Stats:
         counted = self._pool.get_stats()
@@ -350,6 +391,15 @@ def connect(settings: Settings, parameters: dict[str, Any]) -> Native:
         raise Unavailable(f"{settings.masked}: {reason}", code=error.sqlstate) from error
 
 
+def check_version(native: Native) -> None:
+    """Raise ConfigurationError if the server is too old."""
+    version = native.info.server_version // 10_000
+    if version < MINIMUM_VERSION:
+        raise ConfigurationError(
+            f"PostgreSQL {version} is too old; at least {MINIMUM_VERSION} is needed"
+        )
+
+
 class PostgresDriver:
     """Opens PostgreSQL databases."""
 
@@ -359,13 +409,8 @@ class PostgresDriver:
 
     def open(self, settings: Settings) -> Pool:
         parameters = _parameters(settings)
-        native = connect(settings, parameters)
-        version = native.info.server_version // 10_000
-        native.close()
-        if version < MINIMUM_VERSION:
-            raise ConfigurationError(
-                f"PostgreSQL {version} is too old; at least {MINIMUM_VERSION} is needed"
-            )
+        with connect(settings, parameters) as native:
+            check_version(native)
         return PostgresPool(settings, parameters)
 
     def wrap(self, native: Any) -> Connection | None:

@@ -63,6 +63,7 @@ class SQLiteConnection:
         self.native = native
         self._busy_timeout = busy_timeout
         self._read_only = self._refuses_writes = read_only
+        self.wants_wal = False
         self._deadline: float | None = None
         self._give_up_at: float | None = None
         self._stopped_by: BaseException | None = None
@@ -92,6 +93,8 @@ class SQLiteConnection:
 
     def execute(self, statement: Statement, values: Sequence[Any]) -> Result:
         native = self.native
+        if self.wants_wal and not statement.reads:
+            self._enter_wal()
         try:
             before = 0 if statement.reads else native.total_changes
             cursor = self._cursor().execute(statement.text, values)
@@ -167,6 +170,8 @@ class SQLiteConnection:
         # Every isolation level is met: SQLite's transactions are serializable. Deferred, a
         # transaction that reads and then writes fails with BUSY_SNAPSHOT at once, whatever the
         # timeout; so whatever may write takes the lock now.
+        if self.wants_wal and not read_only:
+            self._enter_wal()
         self._deadline = None if timeout is None else time.monotonic() + timeout
         try:
             self._run("BEGIN" if read_only else "BEGIN IMMEDIATE")
@@ -223,6 +228,21 @@ class SQLiteConnection:
             self.native.set_progress_handler(None, 0)
         self.native.close()
 
+    def _enter_wal(self) -> None:
+        """Switch the file to WAL, before the first write: who only reads, leaves it as it was."""
+
+        def attempt() -> None:
+            try:
+                self.native.execute("PRAGMA journal_mode = WAL").close()
+            except sqlite3.Error as error:
+                # SQLite does not wait by itself here, and two may start at once.
+                time.sleep(0.01)
+                raise self._error(error, "PRAGMA journal_mode = WAL") from error
+
+        if not self.native.in_transaction:
+            self._patiently(attempt)
+            self.wants_wal = False
+
     def _run(self, sql: str) -> None:
         try:
             self.native.execute(sql).close()
@@ -249,6 +269,7 @@ class HostConnection(SQLiteConnection):
         self.native = native
         self._busy_timeout = 5.0
         self._read_only = self._refuses_writes = False
+        self.wants_wal = False
         self._deadline = None
         self._give_up_at = None
         self._stopped_by = None
@@ -319,8 +340,7 @@ def _prepare(connection: SQLiteConnection, settings: Settings, *, read_only: boo
     options = settings.options
     try:
         mode = connection.native.execute("PRAGMA journal_mode").fetchone()[0]
-        if mode not in ("wal", "memory"):
-            _set_wal(connection.native, options["busy_timeout"])
+        connection.wants_wal = mode not in ("wal", "memory") and not read_only
         connection.native.execute("PRAGMA foreign_keys = ON")
         connection.native.execute(f"PRAGMA synchronous = {options['synchronous']}")
         if read_only:
@@ -331,20 +351,6 @@ def _prepare(connection: SQLiteConnection, settings: Settings, *, read_only: boo
         ) from error
 
 
-def _set_wal(native: sqlite3.Connection, patience: float) -> None:
-    """Switch to WAL. SQLite does not use its busy handler here, and two may start at once."""
-    deadline = time.monotonic() + max(patience, 1.0)
-    while True:
-        try:
-            native.execute("PRAGMA journal_mode = WAL")
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)
-        else:
-            return
-
-
 class SQLitePool:
     """One writer and one reader per process, each lent first come, first served.
 
@@ -353,7 +359,8 @@ class SQLitePool:
     """
 
     def __init__(self, open_: Callable[[bool], Connection], settings: Settings) -> None:
-        self._open = open_
+        self._hooks = hooks = settings.hooks
+        self._open = open_ if hooks is None else lambda read: hooks.connect(lambda: open_(read))
         self._timeout = settings.options["pool_timeout"]
         self._memory = settings.path == ":memory:"
         self._mutex = threading.Lock()
@@ -362,10 +369,11 @@ class SQLitePool:
         self._opened = 0
         self._broken = 0
         self._closed = False
-        self._writers = self._readers = Lending([open_(False)])
+        self._writers = self._readers = Lending([self._open(False)])
         if not self._memory:
+            readers = settings.options["readers"]
             try:
-                self._readers = Lending([open_(True) for _ in range(settings.options["readers"])])
+                self._readers = Lending([self._open(True) for _ in range(readers)])
             except BaseException:
                 self.close()
                 raise
@@ -406,6 +414,7 @@ class SQLitePool:
         with self._mutex:
             self._lent_by[connection] = self._lent_by.pop(closed)
             self._broken += 1
+        self._close(closed)
         return connection
 
     def _acquire_snapshot(self) -> Connection:
@@ -435,7 +444,7 @@ class SQLitePool:
         elif not again or lending.held_by_caller(connection):
             clean(connection)
             if self._closed:
-                connection.close()
+                self._close(connection)
             lending.release(connection)
 
     def _release_snapshot(self, connection: Connection) -> None:
@@ -449,7 +458,7 @@ class SQLitePool:
                 self._spares.append(connection)
             self._snapshots.discard(connection)
         if not keep:
-            connection.close()
+            self._close(connection)
 
     def stats(self) -> Stats:
         lendings = list({self._writers, self._readers})
@@ -471,10 +480,16 @@ class SQLitePool:
             self._closed = True
             spares, self._spares = self._spares, []
         for connection in spares:
-            connection.close()
+            self._close(connection)
         for lending in {self._writers, self._readers}:
             for connection in lending.take_free():
-                connection.close()
+                self._close(connection)
+
+    def _close(self, connection: Connection) -> None:
+        if self._hooks is None:
+            connection.close()
+        else:
+            self._hooks.close(connection.close)
 
 
 class SQLiteDriver:

@@ -42,6 +42,16 @@ from prefect_db import (
     wrap,
 )
 from prefect_db.drivers.base import Connection, Driver, Isolation, Result
+from prefect_db.observe import (
+    Acquire,
+    Close,
+    Connect,
+    Event,
+    Execute,
+    Observer,
+    Outcome,
+    Release,
+)
 
 _BOUND: Final = 30.0
 
@@ -663,6 +673,16 @@ class DriverContract:
             db.execute("CREATE TABLE more (id bigint)")
         _until(lambda: set(threading.enumerate()) <= before)
 
+    def test_an_observer_is_told_of_statements_and_connections(self, target: Target) -> None:
+        observer = _Told()
+        with _connect(target, observer=observer) as db:
+            assert db.value("SELECT 1") == 1
+            assert observer.told.count(Connect) == db.stats().size
+        assert [kind for kind in observer.told if kind not in (Connect, Close)] == [
+            *(Acquire, Execute, Release)
+        ]
+        assert observer.told.count(Close) == observer.told.count(Connect)
+
     def test_the_verbs_run_on_a_native_connection(self, db: Backend, target: Target) -> None:
         with db.connection() as native:
             host = wrap(native, driver=_driver(target))
@@ -678,6 +698,14 @@ class DriverContract:
 
     def test_another_kind_of_connection_is_not_wrapped(self, target: Target) -> None:
         assert _driver(target).wrap(object()) is None
+
+
+class _Told(Observer):
+    def __init__(self) -> None:
+        self.told: list[type[Event]] = []
+
+    def end(self, event: Event, context: Any, outcome: Outcome) -> None:
+        self.told.append(type(event))
 
 
 def _connect(target: Target, **options: Any) -> Backend:

@@ -34,14 +34,15 @@ from prefect_db import (
     states,
     task_runs,
 )
-from prefect_db.events import EventFilter
+from prefect_db.events import AnyResource, EventFilter, EventId, EventName, Occurred, Resource
 from prefect_db.filters import Among, AnyOf, Name, Reference, Tags, Time
 from prefect_db.filters import State as StateFilter
 from prefect_db.flow_runs import CreatedBy, FlowRunFilter
 from prefect_db.flows import FlowFilter
-from prefect_db.logs import Level, LogFilter
+from prefect_db.logs import Level, LogFilter, Text
 from prefect_db.task_runs import TaskRunFilter
 from prefect_db.testing import create_database
+from prefect_db.text_search import MAX_QUERY
 
 NOON: Final = datetime(2030, 1, 1, 12, tzinfo=UTC)
 NAIVE: Final = datetime(2030, 1, 1, 12)
@@ -307,7 +308,7 @@ REFUSED: Final[list[tuple[str, type[Error], Callable[[Queryable], Any]]]] = [
     (
         "event filter without zone",
         BadValue,
-        lambda db: events.query(db, EventFilter(since=NAIVE)),
+        lambda db: events.query(db, EventFilter(occurred=Occurred(since=NAIVE))),
     ),
     ("limit of 65 bits", BadValue, lambda db: flows.find(db, limit=2**64)),
     ("offset of 65 bits", BadValue, lambda db: task_runs.find(db, offset=2**63)),
@@ -452,7 +453,7 @@ def task_state_of(db: Queryable, **given: Any) -> states.State:
 def event_of(db: Queryable, **given: Any) -> events.Event:
     event = events.make(**{"event": "x", "resource": {"prefect.resource.id": "r"}, **given})
     events.write(db, [event])
-    return events.query(db, EventFilter(id=[event.id])).events[0]
+    return events.query(db, EventFilter(id=EventId(id=[event.id]))).events[0]
 
 
 def related(**labels: str) -> list[dict[str, str]]:
@@ -590,12 +591,29 @@ SEARCHES: Final[dict[str, Field]] = {
     "task runs with any tag": lambda db, text: task_runs.find(
         db, TaskRunFilter(tags=Tags(any_=[text]))
     ),
-    "events of a name": lambda db, text: events.query(db, EventFilter(name=[text])),
-    "events not of a name": lambda db, text: events.count(db, EventFilter(exclude_name=[text])),
-    "events with a prefix": lambda db, text: events.query(db, EventFilter(prefix=[text])),
-    "events about a resource": lambda db, text: events.query(db, EventFilter(resource_id=[text])),
+    "events of a name": lambda db, text: events.query(
+        db, EventFilter(event=EventName(name=[text]))
+    ),
+    "events not of a name": lambda db, text: events.count(
+        db, EventFilter(event=EventName(exclude_name=[text]))
+    ),
+    "events with a prefix": lambda db, text: events.query(
+        db, EventFilter(event=EventName(prefix=[text]))
+    ),
+    "events about a resource": lambda db, text: events.query(
+        db, EventFilter(resource=Resource(id=[text]))
+    ),
     "events about two resources": lambda db, text: events.count_by_event(
-        db, EventFilter(any_resource_id=[text, "r"])
+        db, EventFilter(any_resource=AnyResource(id=[text, "r"]))
+    ),
+    "events with a label": lambda db, text: events.query(
+        db, EventFilter(resource=Resource(labels={"a": [text]}))
+    ),
+    "events with a text": lambda db, text: events.query(
+        db, EventFilter(text=Text(query=text[:MAX_QUERY]))
+    ),
+    "logs with a text": lambda db, text: logs.find(
+        db, LogFilter(text=Text(query=text[:MAX_QUERY]))
     ),
     "trim by name": lambda db, text: events.trim(db, datetime(1999, 1, 1, tzinfo=UTC), name=text),
 }

@@ -41,8 +41,9 @@ from prefect_db.flow_runs import CreatedBy, FlowRunFilter
 from prefect_db.flows import FlowFilter
 from prefect_db.logs import Level, LogFilter
 from prefect_db.states import StateType
-from prefect_db.task_runs import SubflowRuns, TaskRunFilter
+from prefect_db.task_runs import OfFlowRun, SubflowRuns, TaskRunFilter
 from prefect_db.testing import create_database
+from prefect_db.text_search import Text
 
 NOON: Final = datetime(2030, 1, 1, 12, tzinfo=UTC)
 
@@ -418,16 +419,17 @@ def cases() -> Iterator[Case]:
         yield TASK_RUNS, "start_time", start, letters
     for exists, letters in [(True, "xy"), (False, "abcde")]:
         yield TASK_RUNS, "subflow_runs", SubflowRuns(exists_=exists), letters
-    for reference, letters in [
-        (Reference(any_=[A]), "ady"),
-        (Reference(any_=[]), ""),
-        (Reference(is_null_=True), "cex"),
-        (Reference(is_null_=False), "abdy"),
-        # As Prefect has it: the null test is left out where there are ids, and else is there.
-        (Reference(any_=[A], is_null_=True), "ady"),
-        (Reference(), "abdy"),
+    for of_flow_run, letters in [
+        (OfFlowRun(any_=[A]), "ady"),
+        (OfFlowRun(any_=[]), ""),
+        (OfFlowRun(is_null_=True), "cex"),
+        (OfFlowRun(is_null_=False), "abdy"),
+        # As Prefect has it: either the null test counts, or the ids do.
+        (OfFlowRun(any_=[A], is_null_=True), "cex"),
+        (OfFlowRun(any_=[A], is_null_=None), "ady"),
+        (OfFlowRun(), "abdy"),
     ]:
-        yield TASK_RUNS, "flow_run_id", reference, letters
+        yield TASK_RUNS, "flow_run_id", of_flow_run, letters
 
     for level, letters in [
         (Level(ge_=30), "cde"),
@@ -455,6 +457,13 @@ def cases() -> Iterator[Case]:
         (Reference(any_=[C], is_null_=True, operator="or_"), "acd"),
     ]:
         yield LOGS, "task_run_id", reference, letters
+    for query, letters in [
+        ("run -a", "bcde"),
+        ("b +c", ""),
+        ("b C", "bc"),
+        ('"a run"', "a"),
+    ]:
+        yield LOGS, "text", Text(query=query), letters
 
 
 CASES: Final = list(cases())
@@ -490,6 +499,7 @@ EMPTY: Final[list[tuple[Entity, str, Any]]] = [
     (TASK_RUNS, "end_time", Time()),
     (TASK_RUNS, "expected_start_time", Time()),
     (TASK_RUNS, "subflow_runs", SubflowRuns()),
+    (TASK_RUNS, "flow_run_id", OfFlowRun(is_null_=None)),
     (LOGS, "level", Level()),
     (LOGS, "timestamp", Time()),
     (LOGS, "flow_run_id", AnyOf()),
@@ -536,7 +546,7 @@ def test_a_field_that_asks_nothing_is_true_beside_another(
     others: dict[str, dict[str, Any]] = {
         "FlowFilter": {"name": Name(any_=["etl"]), "id": Among(any_=[A])},
         "FlowRunFilter": {"flow_version": AnyOf(any_=["v2"]), "id": Among(any_=[A])},
-        "TaskRunFilter": {"flow_run_id": Reference(any_=[B])},
+        "TaskRunFilter": {"flow_run_id": OfFlowRun(any_=[B])},
         "LogFilter": {"level": Level(ge_=50), "flow_run_id": AnyOf(any_=[B])},
     }
     another = {
@@ -575,6 +585,66 @@ def test_any_two_fields_together(filled: Backend, entity: Entity, operator: Oper
 def test_every_field_is_tested(entity: Entity) -> None:
     tested = {case[1] for case in CASES if case[0] is entity}
     assert tested == {field.name for field in fields(entity.filter)} - {"operator"}
+
+
+# Flow a has the runs a and b, flow b the runs c, d and e; the task runs a, d and y are of the flow
+# run a, b of b, and the others of none.
+ACROSS: Final[list[tuple[Entity, dict[str, Any], str]]] = [
+    (FLOWS, {"flow_runs": FlowRunFilter()}, "ab"),
+    (FLOWS, {"flow_runs": FlowRunFilter(state=State(type=Among(any_=["RUNNING"])))}, "a"),
+    (FLOWS, {"flow_runs": FlowRunFilter(id=Among(any_=[]))}, ""),
+    (FLOWS, {"task_runs": TaskRunFilter()}, "a"),
+    (FLOWS, {"task_runs": TaskRunFilter(name=Name(any_=["beta%"]))}, ""),
+    (FLOWS, {"filter": FlowFilter(name=Name(any_=["ETL_2"])), "flow_runs": FlowRunFilter()}, "b"),
+    (
+        FLOWS,
+        {
+            "flow_runs": FlowRunFilter(id=Among(any_=[B])),
+            "task_runs": TaskRunFilter(id=AnyOf(any_=[B])),
+        },
+        "a",
+    ),
+    # Both are in the flow a, but not in one run.
+    (
+        FLOWS,
+        {
+            "flow_runs": FlowRunFilter(id=Among(any_=[B])),
+            "task_runs": TaskRunFilter(id=AnyOf(any_=[A])),
+        },
+        "",
+    ),
+    (FLOW_RUNS, {"flows": FlowFilter(name=Name(any_=["etl"]))}, "ab"),
+    (FLOW_RUNS, {"flows": FlowFilter(name=Name(any_=["100%"]))}, ""),
+    (FLOW_RUNS, {"task_runs": TaskRunFilter(flow_run_id=OfFlowRun())}, "ab"),
+    (FLOW_RUNS, {"task_runs": TaskRunFilter(tags=Tags(all_=["y"]))}, "a"),
+    (FLOW_RUNS, {"flows": FlowFilter(id=Among(any_=[B])), "task_runs": TaskRunFilter()}, ""),
+    # An `or_` stays within its own filter.
+    (
+        FLOW_RUNS,
+        {
+            "filter": FlowRunFilter(name=Name(any_=["Alpha"]), id=Among(any_=[C]), operator="or_"),
+            "flows": FlowFilter(id=Among(any_=[B]), name=Name(any_=["etl"]), operator="or_"),
+            "task_runs": TaskRunFilter(),
+        },
+        "a",
+    ),
+    (TASK_RUNS, {"flow_runs": FlowRunFilter()}, "abdy"),
+    (TASK_RUNS, {"flow_runs": FlowRunFilter(name=Name(like_="BETA"))}, "b"),
+    (TASK_RUNS, {"flows": FlowFilter(name=Name(any_=["etl"]))}, "abdy"),
+    (TASK_RUNS, {"flows": FlowFilter(id=Among(any_=[B]))}, ""),
+    (TASK_RUNS, {"filter": TaskRunFilter(tags=Tags(any_=["x"])), "flows": FlowFilter()}, "abd"),
+]
+
+
+@pytest.mark.parametrize(("entity", "given", "letters"), ACROSS)
+def test_by_the_filters_of_others(
+    filled: Backend, entity: Entity, given: dict[str, Any], letters: str
+) -> None:
+    found = entity.module.find(filled, **given)
+    assert "".join(sorted(chr(row.id.int - 0xABC000) for row in found)) == letters
+    assert entity.module.count(filled, **given) == len(letters)
+    if entity is not FLOWS:
+        assert sum(entity.module.count_by_state(filled, **given).values()) == len(letters)
 
 
 def test_counts_by_state_are_those_of_the_filter(filled: Backend) -> None:

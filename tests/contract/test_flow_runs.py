@@ -190,7 +190,7 @@ class TestCreate:
                 '["x"]',
                 f'{{"prefect.flow.id": "{flow_id}"}}',
                 1,
-                '{"type": "AUTOMATION"}',
+                '{"id": null, "type": "AUTOMATION", "display_value": null}',
                 None,
                 0,
             ),
@@ -207,11 +207,17 @@ class TestCreate:
                 '["x"]',
                 f'{{"prefect.flow.id": "{flow_id}"}}',
                 True,
-                '{"type": "AUTOMATION"}',
+                '{"id": null, "type": "AUTOMATION", "display_value": null}',
                 None,
                 0,
             ),
         )
+
+    def test_an_empty_idempotency_key_is_none_for_the_variables(
+        self, db: Backend, flow_id: UUID
+    ) -> None:
+        assert flow_runs.create(db, flow_id, idempotency_key="").job_variables == {}
+        assert flow_runs.create(db, flow_id, idempotency_key="k").job_variables is None
 
     def test_durations_are_stored_in_the_form_of_prefect(self, db: Backend, flow_id: UUID) -> None:
         run = flow_runs.create(db, flow_id, state=replace(states.running(), timestamp=NOON))

@@ -10,7 +10,7 @@ import pytest
 
 from prefect_db import Backend, BadValue, UniqueViolation, logs
 from prefect_db.filters import AnyOf, Reference, Time
-from prefect_db.logs import Level, Log, LogFilter, LogSort
+from prefect_db.logs import Level, Log, LogFilter, LogSort, Text
 
 NOON: Final = datetime(2030, 1, 1, 12, tzinfo=UTC)
 
@@ -266,6 +266,85 @@ class TestFind:
         bound = at(3).astimezone(timezone(timedelta(hours=9)))
         filter = LogFilter(timestamp=Time(after_=bound))
         assert "".join(log.message for log in logs.find(written, filter)) == "ae"
+
+
+class TestText:
+    """What a search finds, by the letters of the lines."""
+
+    @pytest.fixture
+    def written(self, db: Backend) -> Backend:
+        for message, name in [
+            ("a Connection ERROR", "prefect.flow_runs"),
+            ("b connection\ttimed out", "prefect.flow_runs"),
+            ("c 100% of x_y [z] *?", "prefect.task_runs"),
+            ("d Größe ÜBER Ωμέγα", "ДА"),
+            ('e say "hi" \\ back', ""),
+        ]:
+            logs.write(db, [line(message=message, name=name)])
+        return db
+
+    def found(self, db: Backend, query: str, **given: Any) -> str:
+        filter = LogFilter(text=Text(query=query), **given)
+        letters = "".join(sorted(log.message[0] for log in logs.find(db, filter)))
+        assert logs.count(db, filter) == len(letters)
+        return letters
+
+    @pytest.mark.parametrize(
+        ("query", "letters"),
+        [
+            ("error", "a"),
+            ("Err", "a"),
+            ("error timed", "ab"),
+            ("connection -error", "b"),
+            ("-connection", "cde"),
+            ("!connection !hi", "cd"),
+            ("+connection +error", "a"),
+            ("timed nothing +connection", "b"),
+            ('"timed out"', "b"),
+            ('"connection error" hi', "ae"),
+            ('-"connection error"', "bcde"),
+            ("prefect.task", "c"),
+            ('"out prefect.flow"', "b"),
+            ("100%", "c"),
+            ("1%0", ""),
+            ("x_y", "c"),
+            ("xay", ""),
+            ("[z]", "c"),
+            ("*?", "c"),
+            ("c*y", ""),
+            ("größe", "d"),
+            ("GRÖßE", "d"),
+            ("über", "d"),
+            ("ωΜέΓΑ", "d"),
+            ("да", "d"),
+            ("u0434", ""),
+            ("-ü", "abce"),
+            (r'"say \"hi\" \\"', "e"),
+            ("back", "e"),
+            ("", "abcde"),
+            ("  ", "abcde"),
+            ("- !", "abcde"),
+            ('""', "abcde"),
+        ],
+    )
+    def test_a_search(self, written: Backend, query: str, letters: str) -> None:
+        assert self.found(written, query) == letters
+
+    def test_beside_other_fields(self, written: Backend) -> None:
+        assert self.found(written, "connection", level=Level(ge_=21)) == ""
+
+    def test_in_an_or_each_kind_of_term_stands_for_itself(self, written: Backend) -> None:
+        """As in Prefect: "error", or without "connection"."""
+        both = {"operator": "or_", "level": Level(ge_=50)}
+        assert self.found(written, "error -connection", **both) == "acde"
+
+    def test_in_an_or_no_search_is_not_true(self, written: Backend) -> None:
+        assert self.found(written, " ", operator="or_", level=Level(ge_=50)) == ""
+
+    @pytest.mark.parametrize("query", ["x" * 201, "\0", "\ud800", None, 5, b"x"], ids=ascii)
+    def test_what_is_no_query_is_refused(self, written: Backend, query: Any) -> None:
+        with pytest.raises(BadValue):
+            logs.find(written, LogFilter(text=Text(query=query)))
 
 
 class TestDelete:

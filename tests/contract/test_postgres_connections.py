@@ -19,12 +19,14 @@ from prefect_db import (
     Backend,
     Deadlock,
     Error,
+    NotNullViolation,
     PoolTimeout,
     Queryable,
     Transaction,
     Unavailable,
     connect,
 )
+from prefect_db.drivers.postgres import PostgresConnection
 from prefect_db.testing import postgres_server
 from tests.faults import BOUND, in_thread, until
 
@@ -255,7 +257,7 @@ def test_a_server_that_is_gone_is_unavailable_and_no_full_pool() -> None:
         with connect(url, migrate=False, pool_timeout=1) as db:
             _use_all(db)
             server.close()
-            for _ in range(5):
+            for _ in range(30):
                 with pytest.raises(Unavailable):
                     db.value("SELECT 1")
 
@@ -400,3 +402,27 @@ def _silent_server(for_: float) -> Iterator[int]:
         yield server.getsockname()[1]
         done.set()
         thread.join()
+
+
+class _SlowToEnd(list[Any]):
+    def __iter__(self) -> Iterator[Any]:
+        yield from super().__iter__()
+        time.sleep(0.02)
+
+
+@pytest.mark.only("postgres", "psycopg sends the rows as a pipeline")
+def test_an_error_that_comes_when_all_rows_are_sent_is_not_taken_for_its_effect(
+    db: Backend,
+) -> None:
+    db.execute("CREATE TABLE thing (id integer NOT NULL)")
+    statement = db.dialect.compile("INSERT INTO thing (id) VALUES (?)")
+    other = db.dialect.compile("DELETE FROM thing WHERE id = ?")
+    with db.connection() as native:
+        # Each statement has the one before forgotten, by a command behind the rows.
+        native.prepared_max = 0
+        connection = PostgresConnection(native)
+        for _ in range(30):
+            connection.executemany(other, [[1]])
+            with pytest.raises(NotNullViolation) as caught:
+                connection.executemany(statement, _SlowToEnd([[None]]))
+            assert isinstance(caught.value.__cause__, psycopg.errors.NotNullViolation)

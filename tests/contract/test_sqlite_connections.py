@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -258,6 +258,46 @@ def test_each_database_in_memory_is_another(
 def test_every_connection_has_the_settings(db: Backend, pragma: str, value: object) -> None:
     for queryable in _one_of_each(db):
         assert queryable.value(f"SELECT * FROM pragma_{pragma}") == value
+
+
+def test_a_file_is_put_into_wal_by_the_first_write(path: Path) -> None:
+    def mode(db: Backend) -> object:
+        return db.value("SELECT * FROM pragma_journal_mode")
+
+    with closing(sqlite3.connect(path)) as native:
+        native.execute("CREATE TABLE item (id INTEGER PRIMARY KEY)")
+    before = path.read_bytes()
+    with _open(path) as db:
+        assert _ids(db) == []
+        with db.transaction(read_only=True) as txn:
+            assert _ids(txn) == []
+        assert mode(db) == "delete"
+        assert path.read_bytes() == before
+        _add(db, 1)
+        assert mode(db) == "wal"
+    with _open(path) as db:
+        assert mode(db) == "wal"
+
+
+@pytest.mark.parametrize("writes", ["statement", "transaction", "many"])
+def test_a_reader_in_the_way_of_wal_is_waited_for(path: Path, writes: str) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as reader:
+        reader.execute("CREATE TABLE item (id INTEGER PRIMARY KEY)")
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM item").fetchall()
+        with _open(path, busy_timeout=0.2) as db:
+            write: Callable[[], object] = {
+                "statement": lambda: _add(db, 1),
+                "transaction": lambda: db.run(lambda txn: _add(txn, 1), 1),
+                "many": lambda: db.executemany("INSERT INTO item (id) VALUES (?)", [(1,)]),
+            }[writes]
+            with pytest.raises(Busy):
+                write()
+            assert db.stats().in_use == 0
+            reader.execute("COMMIT")
+            write()
+            assert _ids(db) == [1]
+            assert db.value("SELECT * FROM pragma_journal_mode") == "wal"
 
 
 @pytest.mark.parametrize(("value", "number"), [("OFF", 0), ("NORMAL", 1), ("FULL", 2)])

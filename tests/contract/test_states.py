@@ -682,6 +682,13 @@ class TestData:
         set_state(db, kind, run_id, state(COMPLETED, 0, data=data))
         assert [each.data for each in history(db, kind, run_id)] == [{"type": "reference"}]
 
+    def test_the_state_that_is_returned_has_the_data_as_stored(
+        self, db: Backend, kind: Kind
+    ) -> None:
+        data = {"type": "reference", "artifact_key": "key"}
+        stored = set_state(db, kind, new_run(db, kind), state(COMPLETED, 0, data=data))
+        assert stored.data == {"type": "reference"}
+
     def test_the_given_data_is_left_as_it_is(self, db: Backend, kind: Kind) -> None:
         data = {"type": "reference", "artifact_key": "key"}
         set_state(db, kind, new_run(db, kind), state(COMPLETED, 0, data=data))

@@ -372,6 +372,7 @@ class TestOneEvent:
             state_type=StateType.RUNNING,
             state_name="Running",
             state_timestamp=at(0),
+            labels=None,
         )
 
     def test_a_state_without_name_is_called_after_its_type(
@@ -395,6 +396,17 @@ class TestOneEvent:
         (state,) = task_runs.history(db, task_run_id(told))
         assert state.state_details["scheduled_time"] == "2030-01-01T12:01:00Z"
         assert only(task_runs.find(db)).next_scheduled_start_time == at(60)
+
+    def test_a_scheduled_state_without_a_time_gets_now(
+        self, db: Backend, flow_run_id: UUID
+    ) -> None:
+        told = frame(flow_run_id, 0)
+        told["payload"]["validated_state"] = {"type": "SCHEDULED"}
+        before = datetime.now(UTC)
+        task_runs.record(db, [told])
+        (state,) = task_runs.history(db, task_run_id(told))
+        scheduled = datetime.fromisoformat(state.state_details["scheduled_time"])
+        assert before <= scheduled <= datetime.now(UTC)
 
     def test_an_event_may_be_an_event(self, db: Backend, flow_run_id: UUID) -> None:
         told = frame(flow_run_id, 0)
@@ -588,6 +600,8 @@ class TestNaturalKey:
         task_runs.record(db, [second])
         run = only(task_runs.find(db))
         assert (run.id, run.state_id) == (task_run_id(first), UUID(second["id"]))
+        named = {each.state_details["task_run_id"] for each in task_runs.history(db, run.id)}
+        assert named == {str(run.id)}
 
     def test_a_run_that_is_there_by_id_may_change_its_key(
         self, db: Backend, flow_run_id: UUID
@@ -871,6 +885,8 @@ class TestConcurrency:
         assert waiter.result() == 1
         run = only(task_runs.find(db))
         assert (run.id, run.state_id) == (task_run_id(first), UUID(second["id"]))
+        named = {each.state_details["task_run_id"] for each in task_runs.history(db, run.id)}
+        assert named == {str(run.id)}
         assert len(task_runs.history(db, run.id)) == 2
 
     def test_recording_and_setting_states_of_one_run_do_not_disturb_each_other(

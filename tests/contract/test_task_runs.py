@@ -21,9 +21,8 @@ from prefect_db import (
     states,
     task_runs,
 )
-from prefect_db.filters import Reference
 from prefect_db.states import State, StateType
-from prefect_db.task_runs import TaskRun, TaskRunFilter, TaskRunSort
+from prefect_db.task_runs import OfFlowRun, TaskRun, TaskRunFilter, TaskRunSort
 
 NOON: Final = datetime(2030, 1, 1, 12, tzinfo=UTC)
 
@@ -333,7 +332,7 @@ class TestCountByState:
     def test_only_those_of_the_filter(self, db: Backend, flow_run_id: UUID) -> None:
         task_runs.create(db, "load", "load-1", "0", state=states.pending())
         task_runs.create(db, "load", "load-1", "0", flow_run_id=flow_run_id, state=states.pending())
-        filter = TaskRunFilter(flow_run_id=Reference(any_=[flow_run_id]))
+        filter = TaskRunFilter(flow_run_id=OfFlowRun(any_=[flow_run_id]))
         assert task_runs.count_by_state(db, filter) == {StateType.PENDING: 1}
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -61,3 +63,28 @@ def end_process(process: subprocess.Popen[str]) -> str:
 def in_process(program: Callable[..., None], *args: str) -> str:
     """What a function prints that is run in a new interpreter."""
     return end_process(start_process(program, *args))
+
+
+def stop_before(text: str, time: int = 1) -> Callable[[str], None]:
+    """Tells the parent, which then kills this process, that it stands before this text, which
+    comes for the first time, or a later one."""
+    times = itertools.count(1)
+
+    def watch(sql: str) -> None:
+        if text in sql and next(times) == time:
+            print(text, flush=True)
+            threading.Event().wait(BOUND)
+
+    return watch
+
+
+def kill(process: subprocess.Popen[str], line: str, after: float = 0.0) -> None:
+    """Kill it when it has printed this line, and so many seconds have passed."""
+    assert process.stdout is not None
+    try:
+        printed = process.stdout.readline()
+        time.sleep(after)
+    finally:
+        process.kill()
+        errors = process.communicate()[1]
+    assert printed == f"{line}\n", errors

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import random
-import subprocess
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,35 +14,12 @@ from uuid import UUID
 import pytest
 
 from prefect_db import Backend, Dirty, connect, events, migrate
-from tests.faults import BOUND, start_process
+from tests.faults import kill, start_process, stop_before
 from tests.migrations import add, watched
 from tests.migrations.catalogue import catalogue
 
 _BATCH: Final = 1000
 _RELATED: Final = 2
-
-
-def stop_before(text: str) -> Callable[[str], None]:
-    """Tells the parent, which then kills this process, that it stands before this text."""
-
-    def watch(sql: str) -> None:
-        if text in sql:
-            print(text, flush=True)
-            threading.Event().wait(BOUND)
-
-    return watch
-
-
-def kill(process: subprocess.Popen[str], line: str, after: float = 0.0) -> None:
-    """Kill it when it has printed this line, and so many seconds have passed."""
-    assert process.stdout is not None
-    try:
-        printed = process.stdout.readline()
-        time.sleep(after)
-    finally:
-        process.kill()
-        errors = process.communicate()[1]
-    assert printed == f"{line}\n", errors
 
 
 def migrate_and_stop(url: str, folder: str, text: str) -> None:

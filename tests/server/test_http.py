@@ -18,8 +18,8 @@ import orjson
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 from websockets.exceptions import ConnectionClosed, InvalidStatus
-from websockets.sync.client import ClientConnection
 from websockets.sync.client import connect as open_websocket
+from websockets.sync.connection import Connection
 from websockets.typing import Subprotocol
 
 from prefect_db import blocks, connect, events, task_runs
@@ -73,12 +73,12 @@ def stored_events(url: str, number: int) -> list[events.Event]:
         return events.query(db, limit=number + 1).events
 
 
-def websocket(server: Server, **given: Any) -> ClientConnection:
+def websocket(server: Server, **given: Any) -> Connection:
     url = f"ws://127.0.0.1:{server.port}/api/events/in"
     return open_websocket(url, **{"subprotocols": [PREFECT], "compression": None, **given})
 
 
-def authenticate(connection: ClientConnection, token: str | None = None) -> str | bytes:
+def authenticate(connection: Connection, token: str | None = None) -> str | bytes:
     connection.send(dumps({"type": "auth", "token": token}))
     return connection.recv(10)
 
@@ -644,7 +644,7 @@ class TestFaults:
     def test_a_database_that_is_down(self, backend_name: str, tmp_path: Path) -> None:
         with postgres_server() as url, example_server(url, tmp_path) as server:
             assert server.call("GET", "/ready").status == 200
-            stop_postgres(Path(conninfo_to_dict(url)["host"]) / "data" / "postmaster.pid")
+            stop_postgres(Path(str(conninfo_to_dict(url)["host"])) / "data" / "postmaster.pid")
             answer = server.call("POST", "/flows/", {"name": "etl"}, timeout=60)
             assert (answer.status, answer.headers["retry-after"]) == (503, "1")
             assert answer.json == {"exception_message": "Service Unavailable"}

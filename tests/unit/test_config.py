@@ -186,6 +186,28 @@ class TestPostgresUrl:
         }
 
     @pytest.mark.parametrize(
+        ("query", "for_libpq"),
+        [
+            ("?ssl=require", "?sslmode=require"),
+            ("?ssl=verify-full&connect_timeout=5", "?sslmode=verify-full&connect_timeout=5"),
+            ("?prepared_statement_cache_size=0", ""),
+            ("?statement_cache_size=0&ssl=disable&host=/a", "?sslmode=disable&host=/a"),
+            ("?sslmode=require", "?sslmode=require"),
+            ("?nonsense=ssl", "?nonsense=ssl"),
+            ("?", ""),
+            ("", ""),
+        ],
+    )
+    def test_what_asyncpg_alone_knows_is_said_in_libpqs_words(
+        self, query: str, for_libpq: str
+    ) -> None:
+        for scheme in ("postgresql+asyncpg", "postgres+ASYNCPG"):
+            assert from_url(f"{scheme}://h/d{query}").url == f"postgresql://h/d{for_libpq}"
+
+    def test_other_urls_are_libpqs_own(self) -> None:
+        assert from_url("postgresql://h/d?ssl=require").url == "postgresql://h/d?ssl=require"
+
+    @pytest.mark.parametrize(
         "rest",
         [
             "[::1/name",

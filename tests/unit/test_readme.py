@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+DOCUMENTS = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+# What it shows are files of servers and programs: tests/contract/test_embedding.py runs them.
+DOCUMENTS.remove("docs/embedding.md")
 SNIPPETS = [
     pytest.param(snippet, id=f"{document}-{number}")
-    for document in ("README.md",)
+    for document in DOCUMENTS
     for number, snippet in enumerate(
         re.findall(r"^```python\n(.*?)^```$", (ROOT / document).read_text(), re.M | re.S), 1
     )

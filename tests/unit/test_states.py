@@ -212,13 +212,13 @@ def test_what_is_no_id_is_refused_in_details(key: str, given: Any) -> None:
         (NOON, "2030-01-01T12:00:00Z"),
         (NOON + timedelta(milliseconds=500), "2030-01-01T12:00:00.500000Z"),
         (NOON + timedelta(microseconds=1), "2030-01-01T12:00:00.000001Z"),
-        (NOON.astimezone(timezone(timedelta(hours=-7))), "2030-01-01T12:00:00Z"),
+        (NOON.astimezone(timezone(timedelta(hours=-7))), "2030-01-01T05:00:00-07:00"),
         ("2030-01-01T12:00:00Z", "2030-01-01T12:00:00Z"),
-        ("2030-01-01T14:00:00.5+02:00", "2030-01-01T12:00:00.500000Z"),
+        ("2030-01-01T14:00:00.5+02:00", "2030-01-01T14:00:00.500000+02:00"),
         ("2030-01-01 12:00:00+00:00", "2030-01-01T12:00:00Z"),
     ],
 )
-def test_a_time_in_details_becomes_iso_text_in_utc(key: str, given: Any, text: str) -> None:
+def test_a_time_in_details_becomes_iso_text_in_its_zone(key: str, given: Any, text: str) -> None:
     assert complete_details({key: given})[key] == text
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
@@ -14,7 +14,7 @@ from examples.server.bodies import Invalid, dump, parse, read
 from examples.server.calls import Call, at_least, at_most
 from examples.server.routing import get, post
 from prefect_db import Queryable, events
-from prefect_db.events import EventCount, EventFilter, Order, Unit
+from prefect_db.events import EventCount, EventFilter, Occurred, Order, Unit
 
 MAX_PAGE = 50
 LOOK_BACK = timedelta(days=180)
@@ -26,15 +26,13 @@ class OrderedFilter(EventFilter):
 
     order: Order = "DESC"
 
-    def bounded(self) -> EventFilter:
+    def bounded(self) -> OrderedFilter:
         """The filter with Prefect's bounds, where none are given: half a year back, until now."""
         now = datetime.now(UTC)
         midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
-        given = {f.name: getattr(self, f.name) for f in fields(EventFilter)}
-        filter = EventFilter(**given)
-        return replace(
-            filter, since=filter.since or midnight - LOOK_BACK, until=filter.until or now
-        )
+        given = self.occurred or Occurred()
+        occurred = Occurred(since=given.since or midnight - LOOK_BACK, until=given.until or now)
+        return replace(self, occurred=occurred)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -62,11 +60,9 @@ class Position:
 
 def query(db: Queryable, call: Call) -> dict[str, Any]:
     body = call.read(EventQuery)
-    filter = body.filter or OrderedFilter()
     # The bounds are those of the first page, on every page that follows.
-    bounded = filter.bounded()
-    filter = replace(filter, since=bounded.since, until=bounded.until)
-    total = events.count(db, bounded)
+    filter = (body.filter or OrderedFilter()).bounded()
+    total = events.count(db, filter)
     return _page(db, call, filter, body.limit, total, None)
 
 
@@ -84,7 +80,7 @@ def _page(
 ) -> dict[str, Any]:
     if limit == 0:
         return {"events": [], "total": total, "next_page": None}
-    page = events.query(db, filter.bounded(), order=filter.order, limit=limit, after=after)
+    page = events.query(db, filter, order=filter.order, limit=limit, after=after)
     link = None
     if page.next is not None:
         following = Position(filter=filter, limit=limit, total=total, after=page.next)

@@ -1,0 +1,31 @@
+"""What the documents refer to is there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*.md")])
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_a_test_that_is_named_is_there(document: Path) -> None:
+    for file, name in re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", document.read_text()):
+        assert (f"def {name}(" if name else "") in (ROOT / file).read_text(), f"{file}::{name}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_a_link_leads_to_a_file(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text()):
+        assert (document.parent / target).exists(), target
+
+
+def test_every_difference_names_its_test() -> None:
+    text = (ROOT / "docs" / "differences.md").read_text()
+    entries = re.split(r"^\*\*", text, flags=re.M)[1:]
+    assert len(entries) >= 8
+    for entry in entries:
+        assert "::test_" in entry, entry
