@@ -310,6 +310,14 @@ def history(db: Queryable, flow_run_id: UUID) -> list[State]:
     return run_states.history(db, "flow_run", to_uuid(flow_run_id))
 
 
+def get_states(db: Queryable, state_ids: Sequence[UUID]) -> dict[UUID, State]:
+    """The states of flow runs with these ids, by id: the present ones of many runs in one query.
+
+    There is none for an id that no state has.
+    """
+    return run_states.get(db, "flow_run", state_ids)
+
+
 def set_state(db: Queryable, flow_run_id: UUID, state: State) -> State:
     """Put a flow run into a state: the state's row and all columns that follow from it. The
     placeholder task run of a subflow gets a copy.

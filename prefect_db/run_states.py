@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal
@@ -13,7 +13,7 @@ from prefect_db.filters import Where
 from prefect_db.ids import uuid7
 from prefect_db.queryable import Queryable
 from prefect_db.states import State, StateColumns, StateType, complete_details
-from prefect_db.values import Json
+from prefect_db.values import Array, Json, to_list, to_uuid
 
 Table = Literal["flow_run", "task_run"]
 
@@ -22,18 +22,33 @@ ASSIGNMENTS: Final = ", ".join(f"{name} = ?" for name in StateColumns.columns.sp
 
 def history(db: Queryable, table: Table, run_id: UUID) -> list[State]:
     """The states of a run, oldest first."""
+    return db.rows(
+        f"{_select(db, table)} WHERE s.{table}_id = ? ORDER BY s.timestamp, s.id",
+        (run_id,),
+        into=State,
+    )
+
+
+def get(db: Queryable, table: Table, state_ids: Sequence[UUID]) -> dict[UUID, State]:
+    """The states with these ids, by id, as far as there are such."""
+    listed = db.dialect.pick(
+        sqlite="IN (SELECT value FROM json_each(?))", postgres="= ANY(CAST(? AS uuid[]))"
+    )
+    ids = Array([to_uuid(state_id) for state_id in to_list(state_ids)])
+    found = db.rows(f"{_select(db, table)} WHERE s.id {listed}", (ids,), into=State)
+    return {state.id: state for state in found}
+
+
+def _select(db: Queryable, table: Table) -> str:
     # Data has two places: states set through the API use the artifact, events the column. On
     # PostgreSQL these differ in type; on SQLite a cast would cut a number's digits.
     data = db.dialect.pick(
         sqlite="coalesce(s.data, a.data)",
         postgres="coalesce(CAST(s.data AS text), CAST(a.data AS text))",
     )
-    return db.rows(
+    return (
         f"SELECT s.id, s.type, s.name, s.timestamp, s.message, s.state_details, {data} AS data"
         f" FROM {table}_state AS s LEFT JOIN artifact AS a ON a.id = s.result_artifact_id"
-        f" WHERE s.{table}_id = ? ORDER BY s.timestamp, s.id",
-        (run_id,),
-        into=State,
     )
 
 

@@ -232,6 +232,14 @@ def history(db: Queryable, task_run_id: UUID) -> list[State]:
     return run_states.history(db, "task_run", to_uuid(task_run_id))
 
 
+def get_states(db: Queryable, state_ids: Sequence[UUID]) -> dict[UUID, State]:
+    """The states of task runs with these ids, by id: the present ones of many runs in one query.
+
+    There is none for an id that no state has.
+    """
+    return run_states.get(db, "task_run", state_ids)
+
+
 def set_state(db: Queryable, task_run_id: UUID, state: State) -> State:
     """Put a task run into a state: the state's row and all columns that follow from it.
 
