@@ -82,7 +82,7 @@ def _clean_environment() -> Iterator[None]:
     """What libpq, or the library, would take from the environment would change the tests."""
     with pytest.MonkeyPatch.context() as patch:
         for name in list(os.environ):
-            if name.startswith(("PG", "PREFECT_DATABASE_")):
+            if name.startswith(("PG", "PREFECT_DATABASE_")) or "ENCRYPTION_KEY" in name:
                 patch.delenv(name)
         yield
 

@@ -38,8 +38,8 @@ def rotate_key(db: Queryable, *, batch: int = 100) -> int:
     To move from the environment into the database, unset PREFECT_SERVER_ENCRYPTION_KEY in the
     second step, with the key that it had as fallback.
 
-    Prefect's own servers know one key, and remember it until they end: stop those that use this
-    database before, and start them after it.
+    Prefect's own servers know one key, and remember it for long: stop those that use this database
+    before, and start them after it.
 
     Args:
         db: A Backend: what is done is to be committed step by step.

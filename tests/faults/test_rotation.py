@@ -19,11 +19,8 @@ from tests.contract.blocks import (
     stored_keys,
     under_key,
 )
-from tests.contract.blocks.conftest import no_key_in_the_environment
 from tests.faults import BOUND, end_process, kill, start_process, stop_before, until
 from tests.migrations import watched
-
-__all__ = ["no_key_in_the_environment"]
 
 _MANY = 3000
 
