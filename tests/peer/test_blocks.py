@@ -201,7 +201,7 @@ def test_each_reads_changes_and_deletes_what_the_other_wrote(
         creates.reverse()
     for number, create in enumerate([*creates, *creates]):
         other = creates[(number + 1) % 2]
-        data: dict[str, Any] = {"password": f"s3cr3t-{number}", "extra": {"a": 1}, "x": "ü"}
+        data = {"password": f"s3cr3t-{number}", "extra": {"a": 1}, "x": "ü"}
         low = create(schemas["low"], f"low-{number}", data)
         mid = other(schemas["mid"], f"mid-{number}", {**data, "low": reference(low)})
         create(schemas["top"], f"top-{number}", {**data, "mid": reference(mid)})
@@ -211,10 +211,10 @@ def test_each_reads_changes_and_deletes_what_the_other_wrote(
             found = blocks.get_document_by_name(managed, slug, f"{slug}-{number}")
             assert found is not None
             # The masks come back, and what is not sent again goes: the references.
-            data = {"password": MASK, "extra": {"a": MASK}, "y": number}
+            sent: dict[str, Any] = {"password": MASK, "extra": {"a": MASK}, "y": number}
             for merge in (True, False):
-                blocks.update_document(managed, found.id, data=data, merge_existing_data=merge)
-                update_theirs(prefect, found.id, {**data, "z": 1}, merge_existing_data=merge)
+                blocks.update_document(managed, found.id, data=sent, merge_existing_data=merge)
+                update_theirs(prefect, found.id, {**sent, "z": 1}, merge_existing_data=merge)
             compared[f"{managed.dialect.name} blocks changed by both"] += 4
     assert check_read_alike(prefect, managed) == 12
     kept = blocks.get_document_by_name(managed, "low", "low-3", include_secrets=True)
