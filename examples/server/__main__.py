@@ -20,6 +20,7 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         # While it serves, Uvicorn handles them; when it has drained, it raises them again.
         signal.signal(number, lambda *_: sys.exit(0))
+    settings = from_environment()
     parser = argparse.ArgumentParser(prog="python -m examples.server", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=4200)
@@ -29,12 +30,19 @@ def main() -> int:
         help="serve other machines without PREFECT_SERVER_API_AUTH_STRING",
     )
     parser.add_argument(
+        "--body-timeout",
+        type=float,
+        metavar="SECONDS",
+        default=settings.body_timeout,
+        help="how long a request's body may take to come",
+    )
+    parser.add_argument(
         "--throw-away-postgres",
         action="store_true",
         help="store in a PostgreSQL that is gone, with all data, when the server ends",
     )
     arguments = parser.parse_args()
-    settings = from_environment()
+    settings = replace(settings, body_timeout=arguments.body_timeout)
     if not (settings.auth_string or arguments.allow_anyone or is_loopback(arguments.host)):
         parser.error(
             f"{arguments.host} can be reached from other machines, who could then do anything: set"

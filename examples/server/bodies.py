@@ -69,24 +69,37 @@ def _read(kind: Any, value: Any, loc: list[str | int]) -> Any:
     if origin is typing.Annotated:
         value = _read(arguments[0], value, loc)
         for check in arguments[1:]:
-            if value is not None and (complaint := check(value)):
+            if complaint := check(value):
                 raise Invalid(complaint, loc)
         return value
     if origin in (Union, UnionType):
-        if value is None and NoneType in arguments:
-            return None
-        return _read(next(kind for kind in arguments if kind is not NoneType), value, loc)
+        return _read(_alternative(arguments, value), value, loc)
     if origin is Literal:
         return _one_of(value, arguments, loc)
     if origin in (list, Sequence):
         items = _expect(list, value, loc)
         return [_read(arguments[0], item, [*loc, at]) for at, item in enumerate(items)]
+    if origin is tuple:
+        items = _expect(list, value, loc)
+        if len(items) != len(arguments):
+            _refuse(f"a list of {len(arguments)}", loc)
+        each = zip(arguments, items, strict=True)
+        return tuple(_read(kind, item, [*loc, at]) for at, (kind, item) in enumerate(each))
     if origin in (dict, Mapping):
         pairs = _expect(dict, value, loc).items()
         return {key: _read(arguments[1], item, [*loc, key]) for key, item in pairs}
     if dataclasses.is_dataclass(kind):
         return _record(kind, _expect(dict, value, loc), loc)
     return _scalar(kind, value, loc)
+
+
+def _alternative(kinds: Sequence[Any], value: Any) -> Any:
+    """The kind, of several, that a JSON value is of."""
+    if value is None and NoneType in kinds:
+        return NoneType
+    others = [kind for kind in kinds if kind is not NoneType]
+    lists = [kind for kind in others if typing.get_origin(kind) in (list, Sequence)]
+    return (lists or others)[0] if isinstance(value, list) else others[0]
 
 
 def _record(kind: Any, value: dict[str, Any], loc: list[str | int]) -> Any:

@@ -48,7 +48,7 @@ def outcome(
 
 
 def test_flows(outcome: Outcome) -> None:
-    assert len(outcome.ours.flows) == 10
+    assert len(outcome.ours.flows) == 9
     assert outcome.ours.flows == outcome.prefects.flows
 
 
