@@ -69,7 +69,7 @@ def _read(kind: Any, value: Any, loc: list[str | int]) -> Any:
     if origin is typing.Annotated:
         value = _read(arguments[0], value, loc)
         for check in arguments[1:]:
-            if value is not None and (complaint := check(value)):
+            if complaint := check(value):
                 raise Invalid(complaint, loc)
         return value
     if origin in (Union, UnionType):

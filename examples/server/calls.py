@@ -97,5 +97,5 @@ def at_most(most: float) -> Callable[[float], str | None]:
 
 
 MAX_LIMIT = 200
-Limit = Annotated[int | None, at_least(0), at_most(MAX_LIMIT)]
+Limit = Annotated[int, at_least(0), at_most(MAX_LIMIT)] | None
 Offset = Annotated[int, at_least(0)]

@@ -17,6 +17,7 @@ import pytest
 
 from prefect_db import (
     Backend,
+    BadValue,
     ForeignKeyViolation,
     NotFound,
     Queryable,
@@ -622,3 +623,15 @@ def test_all_of_it_belongs_to_the_callers_transaction(db: Backend, run: FlowRun)
         txn.rollback()
     assert flow_runs.find(db) == [run]
     assert flow_runs.history(db, run.id) == []
+
+
+def test_states_are_read_by_id(db: Backend) -> None:
+    run = flow_runs.create(db, flows.create(db, "etl").id, state=states.pending())
+    state = flow_runs.set_state(db, run.id, states.completed(data={"n": 1}))
+    assert run.state_id is not None
+    found = flow_runs.get_states(db, [run.state_id, state.id, uuid4()])
+    assert [found[id] for id in (run.state_id, state.id)] == flow_runs.history(db, run.id)
+    assert len(found) == 2
+    assert flow_runs.get_states(db, []) == {}
+    with pytest.raises(BadValue):
+        flow_runs.get_states(db, ["x"])  # type: ignore[list-item]

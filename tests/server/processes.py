@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import socket
 import subprocess
@@ -13,8 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import orjson
 
 _ROOT = Path(__file__).parents[2]
 _CLIENT = Path(__file__).with_name("flows_of_a_client.py")
@@ -59,7 +58,7 @@ class Answer:
 
     @property
     def json(self) -> Any:
-        return orjson.loads(self.content)
+        return json.loads(self.content)
 
 
 @dataclass
@@ -86,7 +85,7 @@ class Server:
         """One request; a body that is no bytes is sent as JSON."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
         try:
-            content = body if body is None or isinstance(body, bytes) else orjson.dumps(body)
+            content = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
             connection.request(method, f"/api{path}", content, headers or {})
             response = connection.getresponse()
             given = {name.lower(): value for name, value in response.getheaders()}

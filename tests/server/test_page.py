@@ -14,7 +14,7 @@ import pytest
 from prefect_db import Backend, connect, events, flow_runs, flows, logs, states, task_runs
 from prefect_db.flow_runs import FlowRun
 from tests.server.browser import chromium
-from tests.server.processes import Server
+from tests.server.processes import Server, example_server
 
 SCRIPT = "<script>document.title = 'broken in'</script>"
 
@@ -55,8 +55,8 @@ def test_an_empty_database(server: Server) -> None:
     assert "Nothing has run yet" in html
 
 
-def test_whatever_is_stored_is_text(server: Server, url: str) -> None:
-    with connect(url) as db:
+def test_whatever_is_stored_is_text(server: Server, stored: str) -> None:
+    with connect(stored) as db:
         run = fill(db)
         flow_runs.create(db, run.flow_id, name="without a state")
     status, html = page(server, f"?run={run.id}")
@@ -79,8 +79,8 @@ def test_what_is_no_run(server: Server) -> None:
         assert answer.code == 404
 
 
-def test_it_is_refreshed_while_one_looks(server: Server, url: str, tmp_path: Path) -> None:
-    with connect(url) as db, chromium(tmp_path) as browser:
+def test_it_is_refreshed_while_one_looks(server: Server, stored: str, tmp_path: Path) -> None:
+    with connect(stored) as db, chromium(tmp_path) as browser:
         run = fill(db)
         browser.open(f"http://127.0.0.1:{server.port}/?run={run.id}")
         assert browser.value("document.title") != "broken in"
@@ -99,8 +99,8 @@ def test_it_is_refreshed_while_one_looks(server: Server, url: str, tmp_path: Pat
         assert (tmp_path / "page.png").stat().st_size > 20_000
 
 
-def test_a_server_that_is_gone_is_told(server: Server, tmp_path: Path) -> None:
-    with chromium(tmp_path) as browser:
+def test_a_server_that_is_gone_is_told(url: str, tmp_path: Path) -> None:
+    with example_server(url, tmp_path) as server, chromium(tmp_path) as browser:
         browser.open(f"http://127.0.0.1:{server.port}/")
         assert not re.search("does not answer", browser.text())
         server.process.terminate()

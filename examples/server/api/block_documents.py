@@ -22,7 +22,7 @@ from prefect_db.blocks import BlockDocumentFilter, BlockDocumentSort
 class BlockDocumentCreate:
     block_schema_id: UUID
     block_type_id: UUID
-    name: Annotated[str | None, is_slug] = None
+    name: Annotated[str, is_slug] | None = None
     data: Mapping[str, Any] = field(default_factory=dict)
     is_anonymous: bool = False
 

@@ -27,7 +27,7 @@ class TaskRunCreate:
     name: str | None = None
     state: StateCreate | None = None
     flow_run_id: UUID | None = None
-    cache_key: Annotated[str | None, at_most_long(2000)] = None
+    cache_key: Annotated[str, at_most_long(2000)] | None = None
     cache_expiration: datetime | None = None
     task_version: str | None = None
     empirical_policy: Annotated[Mapping[str, Any], is_task_policy] = field(default_factory=dict)
