@@ -60,7 +60,9 @@ class Generator:
 
     def cases(self, entity: str, sorts: list[str], number: int) -> Iterator[Case]:
         """Every part of every field alone and with the others of its field; then anything."""
-        systematic = [{}, *self._each_field(entity), {"id": {"any_": self._many_ids(entity)}}]
+        systematic = [{}, *self._each_field(entity)]
+        if entity == "flow_runs":
+            systematic.append({"id": {"any_": self._many_ids(entity)}})
         made = [{entity: own} for own in systematic]
         made += [self._filters(entity) for _ in range(number - len(made))]
         for filters in made:
@@ -146,7 +148,8 @@ class Generator:
             return []
         pool = self._pool(entity, f"{path}.{part}" if path == "created_by" else path)
         if part == "all_":
-            return self._random.choices(pool, k=self._random.choice((1, 1, 1, 2, 3)))
+            chosen = self._random.choices(pool, k=self._random.choice((1, 1, 1, 2, 3)))
+            return chosen * self._random.choice((1, 1, 1, 2))
         if part == "any_" and self._chance(0.5):
             return self._random.choices(pool, k=len(pool) // 2 + 1)
         return self._random.choices(pool, k=self._random.choice((1, 2, 3, 5)))
