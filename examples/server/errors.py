@@ -27,8 +27,8 @@ TRY_AGAIN = (
 )
 RETRY_AFTER = 1  # seconds
 CONFLICT = (
-    "Data integrity conflict. This usually means a unique or foreign key constraint was violated."
-    " See server logs for details."
+    "The database refuses this: there is one of its kind already, or what it refers to is not"
+    " there."
 )
 
 
@@ -77,7 +77,7 @@ def _invalid(message: str, loc: list[str | int], body: Any) -> Response:
     return respond(
         422,
         {
-            "exception_message": "Invalid request received.",
+            "exception_message": "The request is not as this API wants it.",
             "exception_detail": detail,
             "request_body": body,
         },

@@ -172,7 +172,7 @@ async def _accept(websocket: WebSocket) -> bool:
     except Invalid:
         message = None
     if not isinstance(message, dict) or message.get("type") != "auth":
-        await websocket.close(_POLICY_VIOLATION, "Expected 'auth' message")
+        await websocket.close(_POLICY_VIOLATION, "the first message is to be one of type auth")
         return False
     if secret is not None and not matches(message.get("token"), secret):
         await websocket.close(_POLICY_VIOLATION, "Invalid token")

@@ -90,7 +90,7 @@ def set_flow_run_state(
     """
     run = flow_runs.get(db, flow_run_id, for_update=True)
     if run is None:
-        raise Missing(f"Flow run with id {flow_run_id} not found")
+        raise Missing(f"There is no flow run {flow_run_id}")
     initial = _state_of(flow_runs.get_states, db, run)
     transition = Transition(db, run, initial, proposed)
     verdict = _judge(transition, FORCED_FLOW_RULES if force else FLOW_RULES)
@@ -113,7 +113,7 @@ def set_task_run_state(
     """The same for a task run: only those that a client orchestrates through the API."""
     run = task_runs.get(db, task_run_id, for_update=True)
     if run is None:
-        raise Missing(f"Task run with id {task_run_id} not found")
+        raise Missing(f"There is no task run {task_run_id}")
     initial = _state_of(task_runs.get_states, db, run)
     transition = Transition(db, run, initial, proposed)
     verdict = None if force else _judge(transition, TASK_RULES)
@@ -152,7 +152,7 @@ def repeated(t: Transition) -> Verdict | None:
     if t.initial is not None:
         ids = [state.state_details["transition_id"] for state in (t.initial, t.proposed)]
         if ids[0] is not None and ids[0] == ids[1]:
-            return Verdict("REJECT", "This run has already made this state transition.")
+            return Verdict("REJECT", "The run has made this transition before.")
     return None
 
 
@@ -161,12 +161,11 @@ def loses_result(t: Transition) -> Verdict | None:
     if t.initial is None or t.initial.type is not S.COMPLETED or not _persisted(t.initial.data):
         return None
     if t.proposed.type not in TERMINAL:
-        return Verdict("REJECT", "Run is already COMPLETED.")
+        return Verdict("REJECT", "The run has completed, with a result that is kept.")
     if t.proposed.type is S.COMPLETED and not _persisted(t.proposed.data):
         return Verdict(
             "REJECT",
-            "Cannot overwrite a COMPLETED state that carries persisted result data with one that"
-            " does not.",
+            "The run has completed, with a result; a state without one cannot take its place.",
         )
     return None
 
@@ -176,13 +175,13 @@ def leaves_terminal(t: Transition) -> Verdict | None:
     if t.initial is None or not t.goes(TERMINAL, ANY):
         return None
     if t.proposed.type in (S.CANCELLING, S.PAUSED, S.CRASHED):
-        return Verdict("ABORT", f"Run is already in terminal state {t.initial.type}.")
+        return Verdict("ABORT", f"The run has ended: it is {t.initial.type}.")
     lost = loses_result(t)
     if lost is not None:
         return lost
     scheduled = t.proposed.type is S.SCHEDULED
     if scheduled and isinstance(t.run, FlowRun) and t.run.deployment_id is None:
-        return Verdict("ABORT", "Cannot reschedule a run without an associated deployment.")
+        return Verdict("ABORT", "Only a deployment can schedule a run again.")
     if t.proposed.type not in TERMINAL:
         retry_type = "reschedule" if scheduled else None
         t.policy = {"resuming": False, "pause_keys": [], "retry_type": retry_type}
@@ -193,7 +192,7 @@ def leaves_cancelling(t: Transition) -> Verdict | None:
     if t.goes(frozenset({S.CANCELLING}), ANY - {S.CANCELLED}):
         return Verdict(
             "REJECT",
-            "Cannot transition flows that are cancelling to a state other than Cancelled.",
+            "A run that is being cancelled can only become cancelled.",
         )
     return None
 
@@ -211,7 +210,7 @@ def cancels_without_infrastructure(t: Transition) -> Verdict | None:
         kind = "Suspended"
     else:
         return None
-    reason = f"{kind} flow run has no infrastructure to terminate."
+    reason = f"The run is {kind.lower()}: there is nothing to stop."
     return Verdict("REJECT", reason, states.cancelled())
 
 
@@ -227,7 +226,7 @@ def is_submitted_twice(t: Transition) -> Verdict | None:
         return None
     return Verdict(
         "ABORT",
-        f"This run is in a {t.initial.type} state and cannot transition to a PENDING state.",
+        f"The run is {t.initial.type}, so it cannot become PENDING.",
     )
 
 
@@ -235,9 +234,9 @@ def is_marked_late(t: Transition) -> Verdict | None:
     if t.initial is None or (t.proposed.type, t.proposed.name) != (S.SCHEDULED, "Late"):
         return None
     if t.initial.type is not S.SCHEDULED:
-        return Verdict("REJECT", "Only scheduled flows can be marked late.")
+        return Verdict("REJECT", "A run that is not scheduled cannot be late.")
     if t.initial.name == "Late":
-        return Verdict("REJECT", "This flow run is already marked late.")
+        return Verdict("REJECT", "The run is called late already.")
     return None
 
 
@@ -247,16 +246,16 @@ def pauses(t: Transition) -> Verdict | None:
         return None
     verb = "suspend" if t.proposed.name == "Suspended" else "pause"
     if t.initial is None:
-        return Verdict("ABORT", f"Cannot {verb} flows with no state.")
+        return Verdict("ABORT", f"A run without a state cannot {verb}.")
     if t.initial.type is not S.RUNNING:
-        return Verdict("REJECT", f"Cannot {verb} flows that are not currently running.")
+        return Verdict("REJECT", f"A run that is not running cannot {verb}.")
     details, keys = t.proposed.state_details, t.run.empirical_policy.get("pause_keys") or []
     if details["pause_key"] in keys:
-        return Verdict("REJECT", f"This {verb} has already fired.")
+        return Verdict("REJECT", f"The run has passed this {verb} before.")
     if details["pause_reschedule"] and t.run.parent_task_run_id is not None:
-        return Verdict("ABORT", f"Cannot {verb} subflows.")
+        return Verdict("ABORT", f"A subflow cannot {verb}.")
     if details["pause_reschedule"] and t.run.deployment_id is None:
-        return Verdict("ABORT", f"Cannot {verb} flows without a deployment.")
+        return Verdict("ABORT", f"A run without a deployment cannot {verb}.")
     t.policy_after = {"pause_keys": [*keys, details["pause_key"] or str(uuid4())]}
     return None
 
@@ -269,15 +268,15 @@ def resumes(t: Transition) -> Verdict | None:
     if type not in TERMINAL | {S.RUNNING, S.SCHEDULED, S.CANCELLING}:
         return Verdict(
             "REJECT",
-            f"This run cannot transition to the {type} state from the {t.initial.type} state.",
+            f"A run that is {t.initial.type} cannot become {type}.",
         )
     if t.initial.state_details["pause_reschedule"] and t.run.deployment_id is None:
-        return Verdict("REJECT", f"Cannot reschedule a {name} flow run without a deployment.")
+        return Verdict("REJECT", f"Without a deployment, a {name} run cannot be scheduled.")
     timeout = _time(t.initial, "pause_timeout")
     if type is not S.CANCELLING and timeout is not None and timeout < datetime.now(UTC):
         return Verdict(
             "REJECT",
-            "The flow run pause has timed out and can no longer resume.",
+            "The pause has lasted too long: the run cannot go on.",
             states.failed(message=f"The flow was {name} and never resumed."),
         )
     t.policy_after = {"resuming": True}
@@ -303,7 +302,7 @@ def is_early(t: Transition) -> Verdict | None:
         left = due - datetime.now(UTC)
         seconds = math.floor(left.total_seconds()) + round(left.microseconds / 1e6)
         if seconds > 0:
-            return Verdict("WAIT", "Scheduled time is in the future", delay=seconds)
+            return Verdict("WAIT", "It is scheduled for later", delay=seconds)
     return None
 
 
@@ -341,11 +340,11 @@ def runs_in_stopped_flow(t: Transition) -> Verdict | None:
     if flow_run is not None and flow_run.state_type is S.PAUSED:
         return Verdict(
             "REJECT",
-            f"The flow is paused, new tasks can execute after resuming flow run: {flow_run.id}.",
+            f"The flow run {flow_run.id} is paused; its tasks run when it goes on.",
             states.paused(name="NotReady"),
         )
     if flow_run is not None and flow_run.state_type is not S.RUNNING:
-        return Verdict("ABORT", "The enclosing flow must be running to begin task execution.")
+        return Verdict("ABORT", "A task runs only while its flow run does.")
     return None
 
 

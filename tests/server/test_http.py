@@ -180,7 +180,7 @@ class TestFlows:
     def test_refuse(self, server: Server, path: str, body: Any, loc: Any) -> None:
         answer = server.call("POST", path, body)
         assert answer.status == 422
-        assert answer.json["exception_message"] == "Invalid request received."
+        assert answer.json["exception_message"] == "The request is not as this API wants it."
         assert "request_body" in answer.json
         if loc is not None:
             assert answer.json["exception_detail"][0]["loc"] == loc
@@ -271,7 +271,7 @@ class TestFlowRuns:
         answer = server.call(method, path, body)
         assert answer.status == status, answer.content
         if path.endswith(("/set_state", "/labels")) and status == 404:
-            assert "not found" in answer.json["exception_message"]
+            assert "There is no" in answer.json["exception_message"]
 
     def test_are_changed_only_while_scheduled(self, server: Server) -> None:
         path = f"/flow_runs/{new_run(server)['id']}"

@@ -22,7 +22,7 @@ def ready(db: Queryable, call: Call) -> Reply:
     try:
         db.value("SELECT 1")
     except Error:
-        return Reply({"message": "Database is not available"}, 503)
+        return Reply({"message": "The database does not answer"}, 503)
     return Reply({"message": "OK"}, 200)
 
 

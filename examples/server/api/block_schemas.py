@@ -74,9 +74,7 @@ def remove(db: Queryable, call: Call) -> None:
     try:
         blocks.delete_schema(db, call.id)
     except UsageError as error:
-        raise HTTPException(
-            403, "Block schemas for protected block types cannot be deleted."
-        ) from error
+        raise HTTPException(403, "The block type of this schema is protected.") from error
 
 
 def capabilities(db: Queryable, call: Call) -> list[str]:

@@ -40,7 +40,7 @@ class BlockTypeQuery:
 def create(db: Queryable, call: Call) -> Reply:
     body = call.read(BlockTypeCreate)
     if body.name.lower().startswith("prefect"):
-        raise HTTPException(403, "Block type names beginning with 'Prefect' are reserved.")
+        raise HTTPException(403, "Names that begin with Prefect are Prefect's own.")
     try:
         given = {f.name: getattr(body, f.name) for f in fields(body)}
         return Reply(blocks.create_type(db, **given), 201)
@@ -72,7 +72,7 @@ def remove(db: Queryable, call: Call) -> None:
     try:
         blocks.delete_type(db, call.id)
     except UsageError as error:
-        raise HTTPException(403, "protected block types cannot be deleted.") from error
+        raise HTTPException(403, "The block type is protected.") from error
 
 
 def read_documents(db: Queryable, call: Call) -> list[dict[str, object]]:
