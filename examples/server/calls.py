@@ -80,7 +80,7 @@ Handler = Callable[[Backend, Call], Any]
 def found(value: T | None, what: str) -> T:
     """The value, which must be there; or else the answer is a 404."""
     if value is None:
-        raise NotFound(f"{what} not found")
+        raise NotFound(f"There is no {what}")
     return value
 
 

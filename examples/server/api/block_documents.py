@@ -73,7 +73,7 @@ def create(db: Backend, call: Call) -> Reply:
 
 def read(db: Queryable, call: Call) -> dict[str, Any]:
     document = blocks.get_document(db, call.id, include_secrets=call.flag("include_secrets"))
-    return describe(db, [found(document, "Block document")])[0]
+    return describe(db, [found(document, "block document")])[0]
 
 
 def query(db: Queryable, call: Call) -> list[dict[str, Any]]:

@@ -35,7 +35,7 @@ def create(db: Backend, call: Call) -> Reply:
     body = call.read(BlockSchemaCreate)
 
     def work(txn: Queryable) -> dict[str, Any]:
-        found(blocks.get_type(txn, body.block_type_id), f"Block type {body.block_type_id}")
+        found(blocks.get_type(txn, body.block_type_id), f"block type {body.block_type_id}")
         schema = blocks.create_schema(
             txn,
             body.fields,
@@ -53,13 +53,13 @@ def create(db: Backend, call: Call) -> Reply:
 
 
 def read(db: Queryable, call: Call) -> dict[str, Any]:
-    schema = found(blocks.get_schema(db, call.id), "Block schema")
+    schema = found(blocks.get_schema(db, call.id), "block schema")
     return describe_schemas(db, [schema])[0]
 
 
 def read_by_checksum(db: Queryable, call: Call) -> dict[str, Any]:
     checksum, version = call.path["checksum"], call.query.get("version")
-    schema = found(blocks.get_schema_by_checksum(db, checksum, version), "Block schema")
+    schema = found(blocks.get_schema_by_checksum(db, checksum, version), "block schema")
     return describe_schemas(db, [schema])[0]
 
 

@@ -49,11 +49,11 @@ def create(db: Queryable, call: Call) -> Reply:
 
 
 def read(db: Queryable, call: Call) -> BlockType:
-    return found(blocks.get_type(db, call.id), "Block type")
+    return found(blocks.get_type(db, call.id), "block type")
 
 
 def read_by_slug(db: Queryable, call: Call) -> BlockType:
-    return found(blocks.get_type_by_slug(db, call.path["slug"]), "Block type")
+    return found(blocks.get_type_by_slug(db, call.path["slug"]), "block type")
 
 
 def query(db: Queryable, call: Call) -> list[BlockType]:
@@ -90,7 +90,7 @@ def read_document(db: Backend, call: Call) -> dict[str, object]:
     document = blocks.get_document_by_name(
         db, call.path["slug"], call.path["name"], include_secrets=call.flag("include_secrets")
     )
-    return describe(db, [found(document, "Block document")])[0]
+    return describe(db, [found(document, "block document")])[0]
 
 
 ROUTES = [

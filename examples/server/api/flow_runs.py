@@ -76,7 +76,7 @@ def create(db: Backend, call: Call) -> Reply:
 
 
 def read(db: Queryable, call: Call) -> dict[str, Any]:
-    return _describe(db, [found(flow_runs.get(db, call.id), "Flow run")])[0]
+    return _describe(db, [found(flow_runs.get(db, call.id), "flow run")])[0]
 
 
 def query(db: Queryable, call: Call) -> list[dict[str, Any]]:
@@ -116,7 +116,7 @@ def update(db: Backend, call: Call) -> None:
 
     def work(txn: Queryable) -> None:
         if body.job_variables is not None:
-            run = found(flow_runs.get(txn, call.id, for_update=True), "Flow run")
+            run = found(flow_runs.get(txn, call.id, for_update=True), "flow run")
             if run.state_type is not StateType.SCHEDULED or run.deployment_id is None:
                 raise HTTPException(
                     400, f"Job variables for a flow run in state {run.state_type} cannot be updated"
@@ -131,7 +131,7 @@ def merge_labels(db: Queryable, call: Call) -> None:
     try:
         flow_runs.merge_labels(db, call.id, labels)
     except NotFound as error:
-        raise Missing(f"Flow run with id {call.id} not found") from error
+        raise Missing(f"There is no flow run {call.id}") from error
 
 
 def remove(db: Backend, call: Call) -> None:

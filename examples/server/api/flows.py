@@ -40,11 +40,11 @@ def create(db: Queryable, call: Call) -> Reply:
 
 
 def read(db: Queryable, call: Call) -> Flow:
-    return found(flows.get(db, call.id), "Flow")
+    return found(flows.get(db, call.id), "flow")
 
 
 def read_by_name(db: Queryable, call: Call) -> Flow:
-    return found(flows.get_by_name(db, call.path["name"]), "Flow")
+    return found(flows.get_by_name(db, call.path["name"]), "flow")
 
 
 def query(db: Queryable, call: Call) -> list[Flow]:

@@ -9,11 +9,11 @@ from prefect_db.states import State
 
 
 def read_of_flow_run(db: Queryable, call: Call) -> State:
-    return found(flow_runs.get_states(db, [call.id]).get(call.id), "Flow run state")
+    return found(flow_runs.get_states(db, [call.id]).get(call.id), "flow run state")
 
 
 def read_of_task_run(db: Queryable, call: Call) -> State:
-    return found(task_runs.get_states(db, [call.id]).get(call.id), "Task run state")
+    return found(task_runs.get_states(db, [call.id]).get(call.id), "task run state")
 
 
 def history_of_flow_run(db: Queryable, call: Call) -> list[State]:

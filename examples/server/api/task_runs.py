@@ -53,7 +53,7 @@ def create(db: Backend, call: Call) -> Reply:
 
 
 def read(db: Queryable, call: Call) -> dict[str, Any]:
-    return _describe(db, [found(task_runs.get(db, call.id), "Task")])[0]
+    return _describe(db, [found(task_runs.get(db, call.id), "task")])[0]
 
 
 def query(db: Queryable, call: Call) -> list[dict[str, Any]]:
