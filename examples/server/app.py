@@ -71,7 +71,12 @@ def create_app(settings: Settings) -> Starlette:
         *[route for module in MODULES for route in module.ROUTES],
     ]
     app = Starlette(
-        routes=[Route("/", page), Mount("/api", routes=api)],
+        routes=[
+            Route("/", page),
+            # Where a client says that its run can be viewed.
+            Route("/runs/flow-run/{run:uuid}", page),
+            Mount("/api", routes=api),
+        ],
         middleware=[Middleware(Authentication, secret=settings.auth_string)],
         exception_handlers=dict.fromkeys((HTTPException, Invalid, Error, Exception), answer),
         lifespan=lifespan,
@@ -87,8 +92,9 @@ async def health(request: Request) -> Response:
 
 async def page(request: Request) -> Response:
     """The page for people; `?run=` chooses a flow run."""
+    given = request.path_params.get("run") or request.query_params.get("run")
     try:
-        chosen = UUID(request.query_params["run"]) if "run" in request.query_params else None
+        chosen = UUID(str(given)) if given else None
     except ValueError:
         raise HTTPException(404, "There is no such flow run.") from None
     html: str = await request.app.state.db.run(lambda db: render(view(db, chosen)))

@@ -67,6 +67,14 @@ def test_whatever_is_stored_is_text(server: Server, stored: str) -> None:
         assert text in html
 
 
+def test_a_run_where_a_client_says_that_it_is(server: Server, stored: str) -> None:
+    with connect(stored) as db:
+        run = fill(db)
+        flow_runs.create(db, run.flow_id, name="newer", state=states.running())
+    assert "<h2>first " in page(server, f"runs/flow-run/{run.id}")[1]
+    assert "<h2>newer</h2>" in page(server)[1]
+
+
 @pytest.mark.parametrize("chosen", [str(uuid4()), str(UUID(int=0))])
 def test_a_run_that_is_not_there(server: Server, chosen: str) -> None:
     assert f"There is no flow run {chosen}." in page(server, f"?run={chosen}")[1]
