@@ -102,14 +102,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         return _complain("interrupted", _INTERRUPTED)
     except BrokenPipeError:
-        # Whoever read it, has read enough. Python would complain when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read it, has read enough.
+        _drop_output()
         return 128 + signal.SIGPIPE
     except Error as error:
         return _complain(str(error), 1)
     except OSError as error:
+        _drop_output()
         return _complain(error.strerror or str(error), 1)
     return code
+
+
+def _drop_output() -> None:
+    """Let what is still buffered go nowhere: Python would complain when it flushes at exit."""
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _complain(message: str, code: int) -> int:

@@ -387,9 +387,13 @@ class TestStats:
         code, _, errors = end(process)
         assert (code, errors) == (128 + signal.SIGPIPE, "")
 
-    def test_a_full_disk_is_one_line(self, migrated: str) -> None:
+    @pytest.mark.parametrize("unbuffered", ["", "1"])
+    def test_a_full_disk_is_one_line(self, migrated: str, unbuffered: str) -> None:
         with open("/dev/full", "w") as full:
-            code, _, errors = end(start("stats", "--url", migrated, stdout=full))
+            process = start(
+                "stats", "--url", migrated, stdout=full, env={"PYTHONUNBUFFERED": unbuffered}
+            )
+            code, _, errors = end(process)
         assert (code, errors.count("\n")) == (1, 1)
 
 
