@@ -16,7 +16,7 @@ from typing import Any, Final, NoReturn
 import pytest
 
 from prefect_db import Backend, ForkedBackend, Queryable, connect
-from tests.faults import in_process, until
+from tests.faults import in_process
 
 _VERBS: Final[dict[str, Callable[[Backend], Any]]] = {
     "row": lambda db: db.row("SELECT 1"),
@@ -107,9 +107,10 @@ def _child_closes(url: str) -> None:
             with suppress(KeyError), db:
                 raise KeyError
 
-        before = _own_sessions(db)
+        before = _sessions(db)
         _in_child(child)
-        assert _sessions(db) == before
+        # That which `connect()` tried first may have ended since; none took the place of another.
+        assert _sessions(db) <= before
         _assert_sound(db)
 
 
@@ -117,9 +118,10 @@ def _child_ends_inside_the_block(url: str) -> None:
     """Its interpreter shuts down, with all that this closes and collects."""
     with connect(url, migrate=False) as db:
         _assert_sound(db)
-        before = _own_sessions(db)
+        before = _sessions(db)
         _in_child(sys.exit, immediately=False)
-        assert _sessions(db) == before
+        # That which `connect()` tried first may have ended since; none took the place of another.
+        assert _sessions(db) <= before
         _assert_sound(db)
 
 
@@ -239,12 +241,6 @@ def _sessions(db: Backend) -> set[int]:
         return set()
     rows = db.rows("SELECT pid FROM pg_stat_activity WHERE datname = current_database()")
     return {row["pid"] for row in rows}
-
-
-def _own_sessions(db: Backend) -> set[int]:
-    """The same, when that of the connection that `connect()` tried first has ended, too."""
-    until(lambda: len(_sessions(db)) <= 1)
-    return _sessions(db)
 
 
 def _assert_sound(db: Backend) -> None:
