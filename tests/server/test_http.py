@@ -75,7 +75,9 @@ def stored_events(url: str, number: int) -> list[events.Event]:
 
 def websocket(server: Server, **given: Any) -> Connection:
     url = f"ws://127.0.0.1:{server.port}/api/events/in"
-    return open_websocket(url, **{"subprotocols": [PREFECT], "compression": None, **given})
+    options = {"subprotocols": [PREFECT], "compression": None, **given}
+    connection: Connection = open_websocket(url, **options)
+    return connection
 
 
 def authenticate(connection: Connection, token: str | None = None) -> str | bytes:
