@@ -24,7 +24,7 @@ ROUNDS, CALLS = 200, 100
 
 def main() -> None:
     metering = MeterProvider([InMemoryMetricReader()])
-    observers = {
+    observers: dict[str, Observer | tuple[Observer, ...]] = {
         "none": (),
         "Observer()": Observer(),
         "Counter()": Counter(),
