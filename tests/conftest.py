@@ -13,6 +13,8 @@ import pytest
 from prefect_db import Backend, connect
 from prefect_db.testing import create_database, postgres_server
 
+pytest_plugins = ["tests.faults.report"]
+
 BACKENDS = ("sqlite", "postgres")
 
 
