@@ -11,7 +11,7 @@ from uuid import UUID
 
 from prefect_db import run_states, task_runs
 from prefect_db.errors import NotFound, SerializationFailure, UsageError
-from prefect_db.filters import page
+from prefect_db.filters import order_of, page
 from prefect_db.ids import given_or_new, slug
 from prefect_db.queryable import Queryable
 from prefect_db.retention import trim as trim
@@ -202,8 +202,9 @@ def find(
         task_runs: Only runs that have such a task run.
     """
     where = of_flow_runs(db.dialect, filter, flows, task_runs)
+    order = order_of(sort, FlowRunSort)
     return db.rows(
-        f"SELECT {FlowRun.columns} FROM flow_run{where.sql} ORDER BY {sort.value} LIMIT ? OFFSET ?",
+        f"SELECT {FlowRun.columns} FROM flow_run{where.sql} ORDER BY {order} LIMIT ? OFFSET ?",
         (*where.params, *page(limit, offset)),
         into=FlowRun,
     )

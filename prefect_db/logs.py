@@ -10,7 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from prefect_db.errors import BadValue
-from prefect_db.filters import AnyOf, Operator, Reference, Time, Where, page
+from prefect_db.filters import AnyOf, Operator, Reference, Time, Where, order_of, page
 from prefect_db.ids import uuid7
 from prefect_db.queryable import Queryable
 from prefect_db.row import Record
@@ -147,8 +147,9 @@ def find(
 ) -> list[Log]:
     """The log lines that the filter lets through, a page of them."""
     where = _where(db, filter)
+    order = order_of(sort, LogSort)
     return db.rows(
-        f"SELECT {Log.columns} FROM log{where.sql} ORDER BY {sort.value} LIMIT ? OFFSET ?",
+        f"SELECT {Log.columns} FROM log{where.sql} ORDER BY {order} LIMIT ? OFFSET ?",
         (*where.params, *page(limit, offset)),
         into=Log,
     )

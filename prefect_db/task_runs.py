@@ -15,7 +15,7 @@ from uuid import UUID
 
 from prefect_db import run_states
 from prefect_db.errors import NotFound, SerializationFailure
-from prefect_db.filters import page
+from prefect_db.filters import order_of, page
 from prefect_db.ids import given_or_new
 from prefect_db.queryable import Queryable
 from prefect_db.row import Record
@@ -186,8 +186,9 @@ def find(
         flow_runs: Only task runs of such flow runs.
     """
     where = of_task_runs(db.dialect, filter, flows, flow_runs)
+    order = order_of(sort, TaskRunSort)
     return db.rows(
-        f"SELECT {TaskRun.columns} FROM task_run{where.sql} ORDER BY {sort.value} LIMIT ? OFFSET ?",
+        f"SELECT {TaskRun.columns} FROM task_run{where.sql} ORDER BY {order} LIMIT ? OFFSET ?",
         (*where.params, *page(limit, offset)),
         into=TaskRun,
     )
