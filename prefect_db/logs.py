@@ -163,7 +163,7 @@ def count(db: Queryable, filter: LogFilter | None = None) -> int:
 
 def delete(db: Queryable, flow_run_id: UUID) -> int:
     """Delete the log lines of a flow run and its tasks; how many there were."""
-    return db.execute("DELETE FROM log WHERE flow_run_id = ?", (flow_run_id,))
+    return db.execute("DELETE FROM log WHERE flow_run_id = ?", (to_uuid(flow_run_id),))
 
 
 def _where(db: Queryable, filter: LogFilter | None) -> Where:
