@@ -67,7 +67,11 @@ def split(script: str) -> None:
 
 def url(text: str) -> None:
     """Refused as a setting, or settings of which a driver, and who observes, can make something."""
-    given = ({}, {"PREFECT_DATABASE_URL": text}, {"PREFECT_DATABASE_PATH": text})
+    given: tuple[dict[str, str], ...] = (
+        {},
+        {"PREFECT_DATABASE_URL": text},
+        {"PREFECT_DATABASE_PATH": text},
+    )
     for environment in given:
         try:
             settings = config.load(None if environment else text, {}, environment)
