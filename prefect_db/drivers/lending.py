@@ -60,7 +60,7 @@ class Lending(Generic[T]):
         """Borrow an item, waiting at most `timeout` seconds; None if that was not enough.
 
         Raises:
-            UsageError: None is free, and this thread holds one: it would wait for itself.
+            UsageError: This thread holds all of them: it would wait for itself.
         """
         item: T | None = None
         turn: _Turn[T] | None = None
@@ -76,7 +76,7 @@ class Lending(Generic[T]):
                     item = free
                     del self._free[-1]
                     return item
-                if me in self._holders.values():
+                if self._holders and all(holder == me for holder in self._holders.values()):
                     raise UsageError(
                         "this thread holds the connection in a transaction already; inside its"
                         " block use the transaction, not the Backend"
