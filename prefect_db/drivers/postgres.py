@@ -88,6 +88,11 @@ _PGBOUNCER_SESSION: Final = (
     "SET TimeZone TO 'UTC'; SET IntervalStyle TO 'postgres'; SET DateStyle TO 'ISO'"
 )
 
+_PGBOUNCER_REFUSAL: Final = "unsupported startup parameter"
+# That a prepared statement is not there, or is there already: another client's, or on another of
+# the servers' sessions.
+_MISPLACED: Final = ("26000", "42P05")
+
 _cursor_names = itertools.count(1)
 
 
@@ -214,6 +219,8 @@ class PostgresConnection:
             if isinstance(error, psycopg.DataError):
                 return BadValue(message, sql=sql)
             return ProgrammingError(message, sql=sql)
+        if error.sqlstate in _MISPLACED and '"_pg3_' in message:
+            message += "; through PgBouncer in transaction mode, connect(pgbouncer=True)"
         # A standby has a code of its own for the refused write, but not for the transaction's.
         begin = error.sqlstate == _NOT_SUPPORTED and sql.startswith("BEGIN")
         standby = begin and self.native.info.parameter_status("in_hot_standby") == "on"
@@ -457,6 +464,11 @@ def connect(settings: Settings, parameters: dict[str, Any]) -> Native:
         ) from error
     except psycopg.OperationalError as error:
         reason = " ".join(str(error).split())
+        if _PGBOUNCER_REFUSAL in reason:
+            raise ConfigurationError(
+                f"{settings.source} is {settings.masked}: {reason}; that is PgBouncer, which needs"
+                " connect(pgbouncer=True)"
+            ) from error
         raise Unavailable(f"{settings.masked}: {reason}", code=error.sqlstate) from error
     try:
         check_version(native)

@@ -67,16 +67,19 @@ class Writers:
     Attributes:
         errors: What `run` raised, besides CommitUnknown.
         doubts: How many commits ended in CommitUnknown.
+        pause: The longest time, in seconds, in which nobody's write was acknowledged.
     """
 
     def __init__(self, db: Backend, path: Path, threads: int, attempts: int) -> None:
         self.errors: list[BaseException] = []
         self.doubts = 0
+        self.pause = 0.0
+        self._mutex = threading.Lock()
         self._db = db
         self._path = path
         self._attempts = attempts
         self._done = threading.Event()
-        self._saved = [(0.0, 0)] * threads
+        self._saved = [0.0] * threads
         self._threads = [
             threading.Thread(target=self._work, args=(number,)) for number in range(threads)
         ]
@@ -97,25 +100,23 @@ class Writers:
                     return
                 else:
                     ledger.acknowledge(key)
-                    self._saved[thread] = (time.monotonic(), number)
+                    self._note(thread)
 
-    @property
-    def last(self) -> float:
-        """When a write was last acknowledged, by the monotonic clock."""
-        return max(moment for moment, _ in self._saved)
-
-    @property
-    def slowest(self) -> float:
-        """The thread that has waited longest has waited since then."""
-        return min(moment for moment, _ in self._saved)
+    def _note(self, thread: int) -> None:
+        with self._mutex:
+            now = time.monotonic()
+            last = max(self._saved)
+            if last:
+                self.pause = max(self.pause, now - last)
+            self._saved[thread] = now
 
     def until_all_wrote(self, bound: float = BOUND) -> float:
         """Wait until each thread has saved something from now on; in how many seconds the first
         one did."""
         since = time.monotonic()
-        until(lambda: bool(self.errors) or self.last > since, bound)
+        until(lambda: bool(self.errors) or max(self._saved) > since, bound)
         first = time.monotonic() - since
-        until(lambda: bool(self.errors) or self.slowest > since, bound)
+        until(lambda: bool(self.errors) or min(self._saved) > since, bound)
         return first
 
     def __enter__(self) -> Writers:
