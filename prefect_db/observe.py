@@ -154,10 +154,9 @@ class Outcome(NamedTuple):
 class Observer:
     """Told of each event's start and end. Subclass it, and pass one to `connect(observer=...)`.
 
-    Its methods are called in the thread that does the work (psycopg_pool opens and closes
-    connections in threads of its own), by several threads at once, and must be quick. What they
-    raise is logged, once, and harms nobody. Statements that they run on the Backend itself are
-    not observed.
+    Its methods are called in the thread that does the work, by several threads at once, and must
+    be quick. What they raise is logged, once, and harms nobody. Statements that they run on the
+    Backend itself are not observed.
 
     Attributes:
         params: Set it to True to be given the parameters of statements.

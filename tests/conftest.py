@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from prefect_db import Backend, connect
+from prefect_db.config import DEFAULTS
 from prefect_db.testing import create_database, postgres_server
+from tests.pgbouncer import pgbouncer
 
 pytest_plugins = ["tests.faults.report"]
 
@@ -25,9 +27,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="all",
         help="run the tests that take a database on this one only",
     )
+    parser.addoption(
+        "--pgbouncer",
+        action="store_true",
+        help="put PgBouncer, in transaction mode, between the tests and PostgreSQL",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--pgbouncer"):
+        DEFAULTS["pgbouncer"] = True
     config.addinivalue_line(
         "markers", "only(backend, reason): a test of what one backend alone has, and why"
     )
@@ -101,6 +110,16 @@ def postgres_url() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
+def route(postgres_url: str, pytestconfig: pytest.Config) -> Iterator[Callable[[str], str]]:
+    """How the tests reach a database of the server."""
+    if pytestconfig.getoption("--pgbouncer"):
+        with pgbouncer(postgres_url) as route:
+            yield route
+    else:
+        yield lambda url: url
+
+
+@pytest.fixture(scope="session")
 def postgres_template(postgres_url: str) -> Iterator[str]:
     with create_database(postgres_url) as url:
         connect(url).close()
@@ -127,7 +146,7 @@ def url(backend_name: str, request: pytest.FixtureRequest, tmp_path: Path) -> It
         yield f"sqlite:///{tmp_path}/test.db"
     else:
         with create_database(request.getfixturevalue("postgres_url")) as url:
-            yield url
+            yield request.getfixturevalue("route")(url)
 
 
 @pytest.fixture
@@ -139,7 +158,7 @@ def db(backend_name: str, request: pytest.FixtureRequest, tmp_path: Path) -> Ite
     else:
         server = request.getfixturevalue("postgres_url")
         with create_database(server, request.getfixturevalue("postgres_template")) as url:
-            yield from _connected(url)
+            yield from _connected(request.getfixturevalue("route")(url))
 
 
 def _connected(url: str) -> Iterator[Backend]:

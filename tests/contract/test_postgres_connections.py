@@ -101,7 +101,7 @@ def test_a_session_that_dies_while_it_works_is_unavailable(
     assert caught.value.sql == "SELECT pg_sleep(600)"
     assert db.value("SELECT 1") == 1
     assert db.stats().broken == 1
-    until(lambda: db.stats().size == size and len(_pids(admin)) == size)
+    assert len(_use_all(db)) == db.stats().size == size
 
 
 def test_a_statement_on_its_own_is_saved_at_once(
@@ -426,3 +426,12 @@ def test_an_error_that_comes_when_all_rows_are_sent_is_not_taken_for_its_effect(
             with pytest.raises(NotNullViolation) as caught:
                 connection.executemany(statement, _SlowToEnd([[None]]))
             assert isinstance(caught.value.__cause__, psycopg.errors.NotNullViolation)
+
+
+def test_what_the_caller_is_handling_is_not_taken_for_an_errors_cause(db: Backend) -> None:
+    db.execute("CREATE TABLE thing (id integer NOT NULL)")
+    try:
+        raise KeyError
+    except KeyError:
+        with pytest.raises(NotNullViolation):
+            db.executemany("INSERT INTO thing (id) VALUES (?)", [(None,)])
