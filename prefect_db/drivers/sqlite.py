@@ -51,6 +51,14 @@ _SPARES: Final = 4
 # again. Not 0: opening may have to wait for another process's recovery of the WAL.
 _LOCK_WAIT: Final = 0.1
 
+# What opening a file fails with if it is the wrong one, or may not be written.
+_WRONG_FILE: Final = (
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_NOTADB,
+)
+
 T = TypeVar("T")
 
 
@@ -309,9 +317,10 @@ def open_connection(settings: Settings, *, read_only: bool = False) -> SQLiteCon
     """A connection with this library's pragmas.
 
     Raises:
-        ConfigurationError: The file cannot be opened or made.
+        ConfigurationError: The file cannot be opened or made, or is no database.
+        Busy: Another connection kept all others out for longer than `busy_timeout`.
+        StorageError: The database is damaged, or its storage fails.
     """
-    options = settings.options
     try:
         native = sqlite3.connect(
             settings.path,
@@ -324,7 +333,7 @@ def open_connection(settings: Settings, *, read_only: bool = False) -> SQLiteCon
         raise ConfigurationError(
             f"{settings.path}: {error}; name a file that can be opened"
         ) from error
-    connection = SQLiteConnection(native, options["busy_timeout"], read_only=read_only)
+    connection = SQLiteConnection(native, settings.options["busy_timeout"], read_only=read_only)
     try:
         _prepare(connection, settings, read_only=read_only)
     except BaseException:
@@ -334,18 +343,29 @@ def open_connection(settings: Settings, *, read_only: bool = False) -> SQLiteCon
 
 
 def _prepare(connection: SQLiteConnection, settings: Settings, *, read_only: bool) -> None:
-    options = settings.options
-    try:
-        mode = connection.native.execute("PRAGMA journal_mode").fetchone()[0]
-        connection.wants_wal = mode not in ("wal", "memory") and not read_only
-        connection.native.execute("PRAGMA foreign_keys = ON")
-        connection.native.execute(f"PRAGMA synchronous = {options['synchronous']}")
-        if read_only:
-            connection.native.execute("PRAGMA query_only = ON")
-    except sqlite3.Error as error:
-        raise ConfigurationError(
-            f"{settings.path}: {error}; name a SQLite database that can be written, or a new file"
-        ) from error
+    def attempt() -> None:
+        native = connection.native
+        try:
+            mode = native.execute("PRAGMA journal_mode").fetchone()[0]
+            connection.wants_wal = mode not in ("wal", "memory") and not read_only
+            native.execute("PRAGMA foreign_keys = ON")
+            native.execute(f"PRAGMA synchronous = {settings.options['synchronous']}")
+            if read_only:
+                native.execute("PRAGMA query_only = ON")
+        except sqlite3.Error as error:
+            raise _not_opened(error, settings.path) from error
+
+    # Somebody may keep readers out for a moment: who recovers the WAL after a crash does.
+    connection._patiently(attempt)
+
+
+def _not_opened(error: sqlite3.Error, path: str) -> Error:
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+    if code & 0xFF in _WRONG_FILE:
+        return ConfigurationError(
+            f"{path}: {error}; name a SQLite database that can be written, or a new file"
+        )
+    return from_sqlite(code, f"{path}: {error}")
 
 
 class SQLitePool:
