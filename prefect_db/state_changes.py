@@ -30,6 +30,7 @@ OUTER: Final[dict[Table, str]] = {"flow_run": "parent_task_run_id", "task_run": 
 _OUTER_DETAIL: Final[dict[Table, str]] = {"flow_run": "task_run_id", "task_run": "flow_run_id"}
 _MICROSECOND: Final = timedelta(microseconds=1)
 
+# Column lists: first what the caller or the server knows, then what an `Entry` gives.
 STATE: Final[dict[Table, str]] = {
     table: f"created, updated, {table}_id, id, type, timestamp, name, message, result_artifact_id,"
     " state_details"
@@ -38,12 +39,12 @@ STATE: Final[dict[Table, str]] = {
 ARTIFACT: Final = (
     "created, updated, flow_run_id, task_run_id, id, key, type, description, data, metadata_"
 )
-INSERT_STATE: Final[dict[Table, str]] = {
+_INSERT_STATE: Final[dict[Table, str]] = {
     table: f"INSERT INTO {table}_state ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
     f" ON CONFLICT ({table}_id, timestamp) DO NOTHING"
     for table, columns in STATE.items()
 }
-INSERT_ARTIFACT: Final = f"INSERT INTO artifact ({ARTIFACT}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT_ARTIFACT: Final = f"INSERT INTO artifact ({ARTIFACT}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 
 def set_state(db: Queryable, table: Table, run_id: UUID, state: State) -> State:
@@ -156,8 +157,8 @@ def insert(
 ) -> None:
     """Insert a state, moved to a time that is free, and its artifact."""
     if new.artifact:
-        txn.execute(INSERT_ARTIFACT, (now, now, *owners(table, run_id, outer_id), *new.artifact))
-    while not txn.execute(INSERT_STATE[table], (now, now, run_id, *new.params())):
+        txn.execute(_INSERT_ARTIFACT, (now, now, *owners(table, run_id, outer_id), *new.artifact))
+    while not txn.execute(_INSERT_STATE[table], (now, now, run_id, *new.params())):
         new.state.timestamp += _MICROSECOND
 
 
@@ -212,22 +213,23 @@ FOLLOWING: Final = {
 def _enter_sql(table: Table, artifact: bool) -> str:
     """A run enters a state, with or without an artifact.
 
-    The first part waits for the run's lock, and then has the newest version of its row; and so
-    does the UPDATE, which PostgreSQL does over for that version. If the state's time is taken, it
-    is not inserted, and then nothing else is written.
+    The first part waits for the run's lock, and so gives its row's newest version; the UPDATE finds
+    the statement's snapshot outdated and is computed anew, of that version. If the state's time is
+    taken, the state is not inserted, and then nothing else is written. NO KEY, since FOR UPDATE
+    would wait for those who insert task runs of the flow run, and they for each other.
     """
     if table == "flow_run":
         outer = "jsonb_strip_nulls(jsonb_build_object('task_run_id', run.parent_task_run_id))"
         condition = " WHERE run.parent_task_run_id IS NULL OR CAST(? AS boolean)"
-        owners = "run.id, NULL"
+        run_ids = "run.id, NULL"
     else:
         outer = "jsonb_build_object('flow_run_id', run.flow_run_id)"
         condition = ""
-        owners = "run.flow_run_id, run.id"
+        run_ids = "run.flow_run_id, run.id"
     following = ", ".join(f"{name} = {value}" for name, value in FOLLOWING.items())
     kept = f""", kept AS (
     INSERT INTO artifact ({ARTIFACT})
-    SELECT run.now, run.now, {owners}, ?, ?, ?, ?, ?, ? FROM run, state
+    SELECT run.now, run.now, {run_ids}, ?, ?, ?, ?, ?, ? FROM run, state
 )"""
     return f"""WITH run AS (
     SELECT id, {OUTER[table]}, clock_timestamp() AS now
@@ -299,13 +301,13 @@ def _enter_by_python(
     insert(txn, table, run_id, run.outer_id, new, datetime.now(UTC))
     before = _values(run)
     run.enter(new.state)
-    changed = []
-    values = []
-    for name, old, value in zip(_FOLLOWING, before, _values(run), strict=True):
-        if value is not old:
-            changed.append(name)
-            values.append(value)
-    txn.execute(_update_sql(table, tuple(changed)), (*values, run_id))
+    changed = [
+        (name, value)
+        for name, old, value in zip(_FOLLOWING, before, _values(run), strict=True)
+        if value is not old
+    ]
+    names, values = zip(*changed, strict=True)
+    txn.execute(_update_sql(table, names), (*values, run_id))
     return new.state, run.outer_id
 
 
