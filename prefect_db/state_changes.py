@@ -102,7 +102,7 @@ class Entry:
         state = self.state
         return (
             state.id,
-            state.type,
+            str(state.type),
             state.timestamp,
             state.name,
             state.message,
