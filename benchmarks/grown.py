@@ -127,6 +127,33 @@ def _add_events(txn: Queryable, low: int, high: int) -> None:
         )
 
 
+def add_tasks_and_logs(db: Backend, count: int) -> None:
+    """Add a task run in a state, and a log line, to the first so many flow runs."""
+    i = _Parts(db)
+    at, completed = i.time(0), i.cast("'COMPLETED'", "state_type")
+    with db.transaction() as txn:
+        txn.execute(
+            "INSERT INTO task_run (id, created, updated, name, state_type, state_name,"
+            " state_timestamp, state_id, run_count, expected_start_time, start_time, end_time,"
+            f" flow_run_id, task_key, dynamic_key) SELECT {i.id(5)}, {at}, {at}, 'load-' || i,"
+            f" {completed}, 'Completed', {at}, {i.id(6)}, 1, {at}, {at}, {at}, {i.id(0)},"
+            f" 'load', {i.cast('i', 'varchar')} {i.numbers}",
+            (0, count),
+        )
+        txn.execute(
+            "INSERT INTO task_run_state (id, created, updated, task_run_id, type, timestamp, name)"
+            f" SELECT {i.id(6)}, {at}, {at}, {i.id(5)}, {completed}, {at}, 'Completed' {i.numbers}",
+            (0, count),
+        )
+        txn.execute(
+            "INSERT INTO log (id, created, updated, name, level, flow_run_id, task_run_id, message,"
+            f" timestamp) SELECT {i.id(7)}, {at}, {at}, 'prefect.task_runs', 20, {i.id(0)},"
+            f" {i.id(5)}, 'Finished in state Completed()', {at} {i.numbers}",
+            (0, count),
+        )
+    _finish(db)
+
+
 def _finish(db: Backend) -> None:
     if db.dialect.name == "sqlite":
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")

@@ -119,13 +119,9 @@ class Where:
         """`any_` and `not_any_` of a leaf; `kind` is the column's type on PostgreSQL."""
         if leaf is None:
             return
-        # One parameter, however many the values are: so there is one statement to prepare.
         inner = Where(self._dialect)
         if leaf.any_ is not None:
-            sql = self._dialect.pick(
-                sqlite="IN (SELECT value FROM json_each(?))", postgres=f"= ANY(CAST(? AS {kind}[]))"
-            )
-            inner.add(f"{column} {sql}", Array(_values(leaf.any_, kind)))
+            inner._one_of(column, kind, _values(leaf.any_, kind))
         if isinstance(leaf, Among) and leaf.not_any_:
             sql = self._dialect.pick(
                 sqlite="NOT IN (SELECT value FROM json_each(?))",
@@ -133,6 +129,18 @@ class Where:
             )
             inner.add(f"{column} {sql}", Array(_values(leaf.not_any_, kind)))
         self.group(inner)
+
+    def _one_of(self, column: str, kind: str, values: list[Any]) -> None:
+        if len(values) == 1:
+            # So that SQLite knows: along an index of this column and another, it has their order.
+            mark = self._dialect.pick(sqlite="?", postgres=f"CAST(? AS {kind})")
+            self.add(f"{column} = {mark}", *values)
+        else:
+            # One parameter, however many the values are: so there is one statement to prepare.
+            sql = self._dialect.pick(
+                sqlite="IN (SELECT value FROM json_each(?))", postgres=f"= ANY(CAST(? AS {kind}[]))"
+            )
+            self.add(f"{column} {sql}", Array(values))
 
     def name(self, column: str, leaf: Name | None) -> None:
         """A `Name` of a column."""
