@@ -318,7 +318,7 @@ WALK: Final = (
 COUNT: Final = "counts what no index finds: see WALK"
 SORT: Final = "sorts by what has no index: one for each order would cost every write"
 FOUND: Final = (
-    "sorts what an index has found: the runs of one flow or state, the events of some names"
+    "sorts what an index has found: the runs of a flow or state, the events of some names"
 )
 KNOWN: Final = "PostgreSQL knows that the value is so frequent that the page is full soon"
 TEXT: Final = "looks for a text anywhere in a text"
@@ -370,7 +370,6 @@ _REASONS: Final[list[tuple[str, str, str]]] = [
         """flow_runs.find,·NAME_ASC:·all
         flow_runs.find,·NAME_DESC:·all
         flow_runs.find,·NEXT_SCHEDULED_START_TIME_ASC:·all
-
         flow_runs.find,·END_TIME_DESC:·all
         task_runs.find,·NAME_ASC:·all task_runs.find,·NAME_DESC:·all
         task_runs.find,·NEXT_SCHEDULED_START_TIME_ASC:·all task_runs.find,·END_TIME_DESC:·all
