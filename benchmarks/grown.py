@@ -43,19 +43,16 @@ def id_of(number: int, kind: int = 0) -> UUID:
 def add_runs(db: Backend, count: int) -> None:
     """Fill an empty database with flow runs."""
     flow = flows.create(db, "etl")
-    db.execute("PRAGMA foreign_keys = OFF") if db.dialect.name == "sqlite" else None
     for low in range(0, count, _STEP):
-        high = min(low + _STEP, count)
         with db.transaction() as txn:
-            _add_runs(txn, flow.id, low, high, count)
+            insert_runs(txn, flow.id, low, min(low + _STEP, count), count)
     _finish(db)
 
 
-def _add_runs(txn: Queryable, flow_id: UUID, low: int, high: int, count: int) -> None:
+def insert_runs(txn: Queryable, flow_id: UUID, low: int, high: int, count: int) -> None:
+    """The runs of these numbers, of so many."""
+    _without_checks(txn)
     i = _Parts(txn)
-    if txn.dialect.name == "postgres":
-        # Checked row by row, they would take most of the time.
-        txn.execute("SET LOCAL session_replication_role = replica")
     rare = f"i % 100 = 0 AND i < {count // 10}"
     kind = f"CASE WHEN {rare} THEN 'CRASHED' WHEN i % 20 = 1 THEN 'FAILED' ELSE 'COMPLETED' END"
     name = f"CASE WHEN {rare} THEN 'Crashed' WHEN i % 20 = 1 THEN 'Failed' ELSE 'Completed' END"
@@ -90,11 +87,12 @@ def add_events(db: Backend, count: int) -> None:
     """Fill an empty database with events."""
     for low in range(0, count, _STEP):
         with db.transaction() as txn:
-            _add_events(txn, low, min(low + _STEP, count))
+            insert_events(txn, low, min(low + _STEP, count))
     _finish(db)
 
 
-def _add_events(txn: Queryable, low: int, high: int) -> None:
+def insert_events(txn: Queryable, low: int, high: int) -> None:
+    """The events of these numbers, with their resources."""
     i = _Parts(txn)
     run = f"'prefect.flow-run.' || {i.text(0)}"
     about = f"CASE WHEN i % 10 = 0 THEN '{HOT}' ELSE {run} END"
@@ -129,29 +127,43 @@ def _add_events(txn: Queryable, low: int, high: int) -> None:
 
 def add_tasks_and_logs(db: Backend, count: int) -> None:
     """Add a task run in a state, and a log line, to the first so many flow runs."""
-    i = _Parts(db)
-    at, completed = i.time(0), i.cast("'COMPLETED'", "state_type")
     with db.transaction() as txn:
-        txn.execute(
-            "INSERT INTO task_run (id, created, updated, name, state_type, state_name,"
-            " state_timestamp, state_id, run_count, expected_start_time, start_time, end_time,"
-            f" flow_run_id, task_key, dynamic_key) SELECT {i.id(5)}, {at}, {at}, 'load-' || i,"
-            f" {completed}, 'Completed', {at}, {i.id(6)}, 1, {at}, {at}, {at}, {i.id(0)},"
-            f" 'load', {i.cast('i', 'varchar')} {i.numbers}",
-            (0, count),
-        )
-        txn.execute(
-            "INSERT INTO task_run_state (id, created, updated, task_run_id, type, timestamp, name)"
-            f" SELECT {i.id(6)}, {at}, {at}, {i.id(5)}, {completed}, {at}, 'Completed' {i.numbers}",
-            (0, count),
-        )
-        txn.execute(
-            "INSERT INTO log (id, created, updated, name, level, flow_run_id, task_run_id, message,"
-            f" timestamp) SELECT {i.id(7)}, {at}, {at}, 'prefect.task_runs', 20, {i.id(0)},"
-            f" {i.id(5)}, 'Finished in state Completed()', {at} {i.numbers}",
-            (0, count),
-        )
+        insert_tasks_and_logs(txn, 0, count)
     _finish(db)
+
+
+def insert_tasks_and_logs(txn: Queryable, low: int, high: int) -> None:
+    """Those of the flow runs of these numbers."""
+    _without_checks(txn)
+    i = _Parts(txn)
+    at, completed = i.time(0), i.cast("'COMPLETED'", "state_type")
+    txn.execute(
+        "INSERT INTO task_run (id, created, updated, name, state_type, state_name,"
+        " state_timestamp, state_id, run_count, expected_start_time, start_time, end_time,"
+        f" flow_run_id, task_key, dynamic_key) SELECT {i.id(5)}, {at}, {at}, 'load-' || i,"
+        f" {completed}, 'Completed', {at}, {i.id(6)}, 1, {at}, {at}, {at}, {i.id(0)},"
+        f" 'load', {i.cast('i', 'varchar')} {i.numbers}",
+        (low, high),
+    )
+    txn.execute(
+        "INSERT INTO task_run_state (id, created, updated, task_run_id, type, timestamp, name)"
+        f" SELECT {i.id(6)}, {at}, {at}, {i.id(5)}, {completed}, {at}, 'Completed' {i.numbers}",
+        (low, high),
+    )
+    txn.execute(
+        "INSERT INTO log (id, created, updated, name, level, flow_run_id, task_run_id, message,"
+        f" timestamp) SELECT {i.id(7)}, {at}, {at}, 'prefect.task_runs', 20, {i.id(0)},"
+        f" {i.id(5)}, 'Finished in state Completed()', {at} {i.numbers}",
+        (low, high),
+    )
+
+
+def _without_checks(txn: Queryable) -> None:
+    """Foreign keys are not checked row by row: that would take most of the time."""
+    if txn.dialect.name == "postgres":
+        txn.execute("SET LOCAL session_replication_role = replica")
+    else:
+        txn.execute("PRAGMA defer_foreign_keys = ON")
 
 
 def _finish(db: Backend) -> None:
