@@ -113,15 +113,17 @@ def insert_events(txn: Queryable, low: int, high: int) -> None:
         f" {i.numbers}",
         (low, high),
     )
+    # From the events themselves: their ids and times are not made again.
     for kind, resource, role, others in (
-        (3, about, "''", '\'{"prefect.resource.name": "a"}\''),
-        (4, "'prefect.flow.' || i % 50", "'flow'", '\'{"prefect.resource.name": "etl"}\''),
+        (3, "resource_id", "''", '\'{"prefect.resource.name": "a"}\''),
+        (4, i.related, "'flow'", '\'{"prefect.resource.name": "etl"}\''),
     ):
         txn.execute(
             "INSERT INTO event_resources (id, created, updated, occurred, resource_id,"
-            f" resource_role, resource, event_id) SELECT {i.id(kind)}, {at}, {at}, {at},"
-            f" {resource}, {role}, {i.cast(others, 'json')}, {i.id(0)} {i.numbers}",
-            (low, high),
+            f" resource_role, resource, event_id) SELECT {i.id_like('id', kind)}, created, updated,"
+            f" occurred, {resource}, {role}, {i.cast(others, 'json')}, id FROM events"
+            " WHERE id >= ? AND id < ?",
+            (id_of(low), id_of(high)),
         )
 
 
@@ -184,6 +186,11 @@ class _Parts:
             " WHERE i + 1 < ?) SELECT i FROM n)",
             postgres="FROM generate_series(CAST(? AS bigint), CAST(? AS bigint) - 1) AS n (i)",
         )
+        # Of an event: the one that is related to it.
+        self.related = db.dialect.pick(
+            sqlite="json_extract(related_resource_ids, '$[0]')",
+            postgres="related_resource_ids ->> 0",
+        )
 
     def cast(self, text: str, kind: str) -> str:
         """A text as a `kind`, where there are such."""
@@ -207,6 +214,11 @@ class _Parts:
         return (
             f"(substr({high}, 1, 8) || '-' || substr({high}, 9, 4) || '-700{kind}-8000-' || {low})"
         )
+
+    def id_like(self, id: str, kind: int) -> str:
+        """The id of another kind for the same number."""
+        text = self._dialect.pick(sqlite=id, postgres=f"CAST({id} AS text)")
+        return self.cast(f"replace({text}, '-7000-', '-700{kind}-')", "uuid")
 
     def id(self, kind: int) -> str:
         """`id_of`."""
