@@ -99,10 +99,10 @@ def insert_events(txn: Queryable, low: int, high: int) -> None:
     at = i.time(0)
     labels = f"""'{{"prefect.resource.id": "' || {about} || '", "prefect.resource.name": "a"}}'"""
     related = (
-        '\'[{"prefect.resource.id": "prefect.flow.\' || i % 50 || \'",'
+        '\'[{"prefect.resource.id": "prefect.flow.\' || (i % 50) || \'",'
         ' "prefect.resource.role": "flow", "prefect.resource.name": "etl"}]\''
     )
-    ids = i.cast("'[\"prefect.flow.' || i % 50 || '\"]'", "jsonb")
+    ids = i.cast("'[\"prefect.flow.' || (i % 50) || '\"]'", "jsonb")
     payload = i.cast("'{\"n\": ' || i || '}'", "jsonb")
     txn.execute(
         "INSERT INTO events (id, created, updated, occurred, event, resource_id, resource,"
