@@ -19,6 +19,7 @@ from prefect_db.row import Record
 from prefect_db.run_filters import CreatedBy as CreatedBy
 from prefect_db.run_filters import FlowFilter, TaskRunFilter, of_flow_runs
 from prefect_db.run_filters import FlowRunFilter as FlowRunFilter
+from prefect_db.run_pages import STARTED, flow_run_page
 from prefect_db.states import (
     FLOW_RUN_POLICY,
     State,
@@ -71,8 +72,8 @@ class FlowRunSort(Enum):
     """How `find` orders flow runs: NULL is smallest, and the id decides between equals."""
 
     ID_DESC = "id DESC"
-    START_TIME_ASC = "coalesce(start_time, expected_start_time) ASC NULLS FIRST, id ASC"
-    START_TIME_DESC = "coalesce(start_time, expected_start_time) DESC NULLS LAST, id DESC"
+    START_TIME_ASC = f"{STARTED} ASC NULLS FIRST, id ASC"
+    START_TIME_DESC = f"{STARTED} DESC NULLS LAST, id DESC"
     EXPECTED_START_TIME_ASC = "expected_start_time ASC NULLS FIRST, id ASC"
     EXPECTED_START_TIME_DESC = "expected_start_time DESC NULLS LAST, id DESC"
     NAME_ASC = "name ASC, id ASC"
@@ -199,12 +200,9 @@ def find(
         flows: Only runs of such flows.
         task_runs: Only runs that have such a task run.
     """
-    where = of_flow_runs(db.dialect, filter, flows, task_runs)
-    return db.rows(
-        f"SELECT {FlowRun.columns} FROM flow_run{where.sql} ORDER BY {sort.value} LIMIT ? OFFSET ?",
-        (*where.params, *page(limit, offset)),
-        into=FlowRun,
-    )
+    bounds = page(limit, offset)
+    sql, params = flow_run_page(db, FlowRun.columns, sort.value, filter, flows, task_runs)
+    return db.rows(sql, (*params, *bounds), into=FlowRun)
 
 
 def count(

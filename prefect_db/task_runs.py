@@ -23,6 +23,7 @@ from prefect_db.run_filters import FlowFilter, FlowRunFilter, of_task_runs
 from prefect_db.run_filters import OfFlowRun as OfFlowRun
 from prefect_db.run_filters import SubflowRuns as SubflowRuns
 from prefect_db.run_filters import TaskRunFilter as TaskRunFilter
+from prefect_db.run_pages import task_run_page
 from prefect_db.states import (
     TASK_RUN_POLICY,
     State,
@@ -173,12 +174,9 @@ def find(
         flows: Only task runs of runs of such flows.
         flow_runs: Only task runs of such flow runs.
     """
-    where = of_task_runs(db.dialect, filter, flows, flow_runs)
-    return db.rows(
-        f"SELECT {TaskRun.columns} FROM task_run{where.sql} ORDER BY {sort.value} LIMIT ? OFFSET ?",
-        (*where.params, *page(limit, offset)),
-        into=TaskRun,
-    )
+    bounds = page(limit, offset)
+    sql, params = task_run_page(db, TaskRun.columns, sort.value, filter, flows, flow_runs)
+    return db.rows(sql, (*params, *bounds), into=TaskRun)
 
 
 def count(

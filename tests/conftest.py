@@ -66,7 +66,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     ran: dict[str, Counter[str]] = {}
     for outcome in ("passed", "failed", "error"):
         for report in terminalreporter.getreports(outcome):
-            backend = dict(report.user_properties).get("backend") or "no database"
+            backend = dict(getattr(report, "user_properties", ())).get("backend") or "no database"
             ran.setdefault(str(backend), Counter())[outcome] += 1
     terminalreporter.section("backends")
     for name in ("no database", *BACKENDS):
