@@ -23,6 +23,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="all",
         help="run the tests that take a database on this one only",
     )
+    parser.addoption(
+        "--update-costs",
+        action="store_true",
+        help="let tests/contract/test_costs.py write the figures that it measures",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
