@@ -1,0 +1,93 @@
+"""Callers that work at the same time, and how long each of their calls took."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+Kind = Literal["read", "write"]
+# One call of a caller; what it was.
+Step = Callable[[], Kind]
+AsyncStep = Callable[[], Awaitable[Kind]]
+
+_BOUND: Final = 60.0
+
+
+@dataclass(slots=True)
+class Load:
+    """What callers did in some time.
+
+    Attributes:
+        seconds: From the start to the end of the last call.
+        taken: The seconds of each call of a kind.
+    """
+
+    seconds: float = 0.0
+    taken: dict[Kind, list[float]] = field(default_factory=lambda: {"read": [], "write": []})
+
+    @property
+    def calls(self) -> int:
+        """How many calls ended."""
+        return sum(map(len, self.taken.values()))
+
+    @property
+    def rate(self) -> float:
+        """Calls a second."""
+        return self.calls / self.seconds
+
+    def milliseconds(self, kind: Kind, percent: float) -> float:
+        """The time within which so many of the calls of a kind ended; 100 is the longest."""
+        times = sorted(self.taken[kind])
+        return times[max(math.ceil(len(times) * percent / 100) - 1, 0)] * 1e3
+
+
+def by_threads(steps: Sequence[Step], seconds: float) -> Load:
+    """Each caller in a thread of its own, call after call for so long."""
+    start = threading.Barrier(len(steps), timeout=_BOUND)
+
+    def work(step: Step) -> Load:
+        load = Load()
+        start.wait()
+        began = ended = time.perf_counter()
+        while ended < began + seconds:
+            kind = step()
+            now = time.perf_counter()
+            load.taken[kind].append(now - ended)
+            ended = now
+        load.seconds = ended - began
+        return load
+
+    with ThreadPoolExecutor(len(steps)) as threads:
+        return together(list(threads.map(work, steps)))
+
+
+async def by_tasks(steps: Sequence[AsyncStep], seconds: float) -> Load:
+    """Each caller as a task of this event loop."""
+
+    async def work(step: AsyncStep) -> Load:
+        load = Load()
+        began = ended = time.perf_counter()
+        while ended < began + seconds:
+            kind = await step()
+            now = time.perf_counter()
+            load.taken[kind].append(now - ended)
+            ended = now
+        load.seconds = ended - began
+        return load
+
+    return together(await asyncio.gather(*map(work, steps)))
+
+
+def together(loads: Sequence[Load]) -> Load:
+    """What callers that began at the same time did in all."""
+    whole = Load(max(load.seconds for load in loads))
+    for load in loads:
+        for kind, times in load.taken.items():
+            whole.taken[kind] += times
+    return whole
