@@ -14,7 +14,7 @@ from typing import Any, Final
 import httpx
 
 from benchmarks.harness import Line, Place, Section
-from benchmarks.load import AsyncStep, Kind, by_tasks
+from benchmarks.load import AsyncStep, Kind, by_tasks, together
 from prefect_db import connect, flow_runs, flows, states
 from tests.server.processes import example_server, prefect_server
 
@@ -66,9 +66,9 @@ async def _measure(place: Place) -> Section:
                 for each in contestants if number % 2 else reversed(contestants):
                     steps = [_step(each, request)] * _CLIENTS
                     # The first round, a short one, is to warm up.
-                    load = await by_tasks(steps, seconds if number >= 0 else seconds / 4)
+                    loads = await by_tasks(steps, seconds if number >= 0 else seconds / 4)
                     if number >= 0:
-                        line.samples[each.name].append(load.rate)
+                        line.samples[each.name].append(together(loads).rate)
             section.lines.append(line)
         section.notes += [
             f"{each.name}: {each.refusals} answers of 503, which are not counted; the client asked"
