@@ -17,6 +17,7 @@ from psycopg_pool import ConnectionPool
 
 from benchmarks.contestants import by_hand_postgres, by_hand_sqlite
 from benchmarks.contestants.base import Change
+from benchmarks.harness import WrongResult
 from benchmarks.load import AsyncStep, Kind, Load, Step, by_tasks, by_threads
 from prefect_db import Backend, aio, connect, flow_runs, flows, states
 from prefect_db.flow_runs import FlowRun
@@ -81,7 +82,7 @@ class Threads:
         written: State = self.write(run_id)
         run: FlowRun = self.read(run_id)
         if (run.id, run.state_id, run.state_type) != (run_id, written.id, StateType.RUNNING):
-            raise AssertionError(f"{self.name} is wrong: {run}")
+            raise WrongResult(f"{self.name} is wrong: {run}")
         return self
 
 
@@ -115,7 +116,7 @@ def over(db: Backend, run_ids: Sequence[UUID]) -> Threads:
         lambda run_id: flow_runs.get(db, run_id),
         lambda run_id: flow_runs.set_state(db, run_id, states.running()),
         db.close,
-    ).checked()
+    )
 
 
 def transactions(url: str, run_ids: Sequence[UUID], **options: Any) -> Threads:
@@ -128,7 +129,7 @@ def transactions(url: str, run_ids: Sequence[UUID], **options: Any) -> Threads:
 
     return Threads(
         "in transactions", run_ids, lambda run_id: flow_runs.get(db, run_id), write, db.close
-    ).checked()
+    )
 
 
 def locked(url: str, run_ids: Sequence[UUID], synchronous: str = "NORMAL") -> Threads:
@@ -147,7 +148,7 @@ def locked(url: str, run_ids: Sequence[UUID], synchronous: str = "NORMAL") -> Th
             with lock:
                 return written(connection, change)
 
-        return Threads("one lock", run_ids, read, write, connection.close).checked()
+        return Threads("one lock", run_ids, read, write, connection.close)
     postgres = psycopg.connect(url, autocommit=True, options="-c TimeZone=UTC")
     by_hand_postgres.leave_json_as_text(postgres)
 
@@ -160,7 +161,7 @@ def locked(url: str, run_ids: Sequence[UUID], synchronous: str = "NORMAL") -> Th
         with lock:
             return by_hand_postgres.set_state(postgres.execute, change)
 
-    return Threads("one lock", run_ids, read_postgres, write_postgres, postgres.close).checked()
+    return Threads("one lock", run_ids, read_postgres, write_postgres, postgres.close)
 
 
 def sqlite(url: str, synchronous: str = "NORMAL") -> sqlite3.Connection:
@@ -204,7 +205,7 @@ def pooled(url: str, run_ids: Sequence[UUID]) -> Threads:
         with pool.connection() as connection:
             return by_hand_postgres.set_state(connection.execute, change)
 
-    return Threads("psycopg_pool", run_ids, read, write, pool.close).checked()
+    return Threads("psycopg_pool", run_ids, read, write, pool.close)
 
 
 @dataclass(slots=True)

@@ -25,7 +25,7 @@ from benchmarks.callers import (
     transactions,
 )
 from benchmarks.harness import Line, Place, Section, Target
-from benchmarks.load import Kind, Load, beside, together
+from benchmarks.load import PERCENTS, Kind, Load, beside, together
 from prefect_db import connect, events
 
 _CALLERS: Final = (1, 4, 8, 16)
@@ -35,7 +35,6 @@ _KINDS: Final[dict[int, tuple[Kind, ...]]] = {
     MIXED: ("read", "write"),
     WRITES: ("write",),
 }
-_PERCENTS: Final = {"p50": 50.0, "p99": 99.0, "max": 100.0}
 _OURS: Final = "prefect_db"
 _LOCK: Final = "one lock"
 _READERS: Final = 4
@@ -56,7 +55,7 @@ def threads(place: Place) -> list[Section]:
     from benchmarks.prefect_tasks import PrefectTasks
     from tests.peer.prefect_peer import Prefect
 
-    seconds, rounds = (0.2, 1) if place.quick else (1.5, 3)
+    seconds, rounds = (0.2, 1) if place.quick else (1.2, 3)
     prefect = Prefect(theirs := place.new_url())
     prefect.upgrade()
     rate = Section("threads", "Callers that read and set states", place.backend, "1/s")
@@ -64,7 +63,7 @@ def threads(place: Place) -> list[Section]:
         name: Section(
             f"threads-{name}", f"Callers that read and set states: {name}", place.backend, "ms"
         )
-        for name in _PERCENTS
+        for name in PERCENTS
     }
     with _open(
         _filled(place, ours), _filled(place, locked), PrefectTasks(prefect, filled(theirs))
@@ -74,7 +73,7 @@ def threads(place: Place) -> list[Section]:
                 loads = _loads(contestants, callers, writes, seconds, rounds)
                 what = f"{mix}, {callers} callers"
                 rate.lines.append(_rates(what, loads))
-                for name, percent in _PERCENTS.items():
+                for name, percent in PERCENTS.items():
                     times[name].lines += [
                         _times(f"{what}: {kind}", loads, kind, percent) for kind in _KINDS[writes]
                     ]
@@ -124,11 +123,11 @@ def bulk(place: Place) -> list[Section]:
     url = place.new_url()
     run_ids = filled(url)
     with connect(url) as db:
-        steps = [over(db, run_ids).step(READS) for _ in range(_READERS)]
+        steps = [over(db, run_ids).checked().step(READS) for _ in range(_READERS)]
         for _ in range(rounds):
             alone, _ = beside(partial(events.write, db, _events(number)), [])
             together_, load = beside(partial(events.write, db, _events(number)), steps)
-            reads = [load.milliseconds("read", percent) for percent in _PERCENTS.values()]
+            reads = [load.milliseconds("read", percent) for percent in PERCENTS.values()]
             for line, sample in zip(
                 section.lines, (alone * 1e3, together_ * 1e3, *reads), strict=True
             ):
@@ -145,11 +144,11 @@ def bulk(place: Place) -> list[Section]:
 
 def bridge(place: Place) -> list[Section]:
     """The asyncio bridge against direct calls in as many threads."""
-    seconds, rounds = (0.2, 1) if place.quick else (1.0, 5)
+    seconds, rounds = (0.2, 1) if place.quick else (1.0, 3)
     section = Section("bridge", "prefect_db.aio against threads", place.backend, "1/s")
     url = place.new_url()
     run_ids = filled(url)
-    with _open(ours(url, run_ids), Bridge(url, run_ids)) as contestants:
+    with _open(ours(url, run_ids).checked(), Bridge(url, run_ids)) as contestants:
         for callers in (1, 8):
             for what, writes in (("read by id", READS), ("set_state", WRITES)):
                 loads = _loads(contestants, callers, writes, seconds, rounds)
@@ -185,12 +184,12 @@ def pool(place: Place) -> list[Section]:
 def many_processes(place: Place) -> list[Section]:
     """Processes that write into one SQLite file."""
     url = place.new_url()
-    return [processes.section(place, url, filled(url))]
+    return processes.sections(place, url, filled(url))
 
 
 def _filled(place: Place, make: Callable[..., Threads], **options: Any) -> Threads:
     url = place.new_url()
-    return make(url, filled(url), **options)
+    return make(url, filled(url), **options).checked()
 
 
 @contextmanager

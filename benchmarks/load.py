@@ -16,6 +16,9 @@ Kind = Literal["read", "write"]
 Step = Callable[[], Kind]
 AsyncStep = Callable[[], Awaitable[Kind]]
 
+# What is told of times: the half, all but a hundredth, the longest.
+PERCENTS: Final = {"p50": 50.0, "p99": 99.0, "max": 100.0}
+
 _BOUND: Final = 60.0
 
 

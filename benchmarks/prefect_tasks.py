@@ -10,6 +10,7 @@ from prefect.server import models
 from prefect.server.schemas.states import Running
 
 from benchmarks.callers import turns_of
+from benchmarks.harness import WrongResult
 from benchmarks.load import AsyncStep, Kind, Load, by_tasks
 from tests.peer.prefect_peer import Prefect
 
@@ -59,4 +60,4 @@ class PrefectTasks:
         written = (await self._write(run_id)).state.id
         run = await self._read(run_id)
         if (run.id, run.state_id, run.state_type.value) != (run_id, written, "RUNNING"):
-            raise AssertionError(f"Prefect is wrong: {run}")
+            raise WrongResult(f"Prefect is wrong: {run}")

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
+from statistics import median
 from typing import Final
 from uuid import UUID
 
 from benchmarks.callers import WRITES, locked, ours
 from benchmarks.harness import Line, Place, Section, Target
-from benchmarks.load import Kind, Load, Step, by_threads, together
+from benchmarks.load import PERCENTS, Kind, Load, Step, by_threads, together
 
 _PROCESSES: Final = 4
 _THREADS: Final = 4
@@ -30,50 +31,45 @@ class _Told:
     errors: list[str]
 
 
-def section(place: Place, url: str, run_ids: Sequence[UUID]) -> Section:
-    """The section; its samples are calls a second, or milliseconds."""
-    seconds, rounds = (0.6, 1) if place.quick else (4.0, 5)
+def sections(place: Place, url: str, run_ids: Sequence[UUID]) -> list[Section]:
+    """Throughput, and how long calls took."""
+    seconds, rounds = (0.6, 1) if place.quick else (4.0, 3)
     names = (_OURS, _THEIRS)
-    rate, slowest = Line("calls a second", _empty(names)), Line("slowest / fastest", _empty(names))
-    median, longest = Line("median, ms", _empty(names)), Line("longest, ms", _empty(names))
+    title = f"{_PROCESSES} processes of {_THREADS} threads that set states in one file"
+    rate = Section("processes", title, place.backend, "1/s")
+    times = Section("processes-times", title, place.backend, "ms")
+    whole, slowest, fastest = rate.lines = [
+        Line(what, {name: [] for name in names}) for what in ("all", "slowest", "fastest process")
+    ]
+    times.lines = [Line(what, {name: [] for name in names}) for what in PERCENTS]
     errors: dict[str, list[str]] = {name: [] for name in names}
+    for make in (ours, locked):
+        make(url, run_ids).checked().close()
     for number in range(rounds):
         for name in names if number % 2 else reversed(names):
             told = _round(name, url, run_ids, seconds)
             errors[name] += [error for each in told for error in each.errors]
             rates = [each.load.rate for each in told]
-            whole = together([each.load for each in told])
-            rate.samples[name].append(sum(rates))
-            slowest.samples[name].append(min(rates) / max(rates))
-            median.samples[name].append(whole.milliseconds("write", 50))
-            longest.samples[name].append(whole.milliseconds("write", 100))
-    return Section(
-        "processes",
-        f"{_PROCESSES} processes of {_THREADS} threads that set states in one file",
-        place.backend,
-        "as each line says",
-        [rate, slowest, median, longest],
-        [
-            Target("errors", len(errors[_OURS]), 0, unit=""),
-            Target("longest wait", max(longest.samples[_OURS]) / 1e3, 1.0, unit="s"),
-            Target("slowest by fastest process", slowest.median(_OURS), 0.8, at_most=False),
-            Target(
-                "throughput by that of SQLite's busy handler",
-                rate.ratio(_OURS, _THEIRS),
-                0.6,
-                at_most=False,
-            ),
-        ],
-        [
-            f"{_THEIRS}: a bare connection for each thread, which waits up to 60 s;"
-            f" {len(errors[_THEIRS])} errors.",
-            *(f"{name}: {error}" for name in names for error in sorted(set(errors[name]))),
-        ],
-    )
-
-
-def _empty(names: Sequence[str]) -> dict[str, list[float]]:
-    return {name: [] for name in names}
+            whole.samples[name].append(sum(rates))
+            slowest.samples[name].append(min(rates))
+            fastest.samples[name].append(max(rates))
+            load = together([each.load for each in told])
+            for line, percent in zip(times.lines, PERCENTS.values(), strict=True):
+                line.samples[name].append(load.milliseconds("write", percent))
+    pairs = zip(slowest.samples[_OURS], fastest.samples[_OURS], strict=True)
+    rate.targets = [
+        Target("errors", len(errors[_OURS]), 0, unit=""),
+        Target("slowest by fastest process", median(a / b for a, b in pairs), 0.8, at_most=False),
+        Target(f"all by {_THEIRS}", whole.ratio(_OURS, _THEIRS), 0.6, at_most=False),
+    ]
+    longest = max(times.lines[-1].samples[_OURS])
+    times.targets = [Target("the longest of all rounds", longest, 1000.0, unit="ms")]
+    rate.notes = [
+        f"{_THEIRS}: a bare connection for each thread, which waits up to 60 s;"
+        f" {len(errors[_THEIRS])} errors.",
+        *(f"{name}: {error}" for name in names for error in sorted(set(errors[name]))),
+    ]
+    return [rate, times]
 
 
 def _round(name: str, url: str, run_ids: Sequence[UUID], seconds: float) -> list[_Told]:

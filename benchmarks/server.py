@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import httpx
 
-from benchmarks.harness import Line, Place, Section
+from benchmarks.harness import Line, Place, Section, WrongResult
 from benchmarks.load import AsyncStep, Kind, by_tasks, together
 from prefect_db import connect, flow_runs, flows, states
 from tests.server.processes import example_server, prefect_server
@@ -170,7 +170,7 @@ async def _filter(server: _Contestant) -> None:
 
 def _check(correct: bool, answer: Any) -> None:
     if not correct:
-        raise AssertionError(f"a wrong answer: {answer}")
+        raise WrongResult(f"a wrong answer: {answer}")
 
 
 _REQUESTS: Final = {
