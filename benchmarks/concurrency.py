@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from statistics import median
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from benchmarks import processes
 from benchmarks.callers import (
@@ -26,7 +26,9 @@ from benchmarks.callers import (
 )
 from benchmarks.harness import Line, Place, Section, Target
 from benchmarks.load import PERCENTS, Kind, Load, beside, together
+from benchmarks.prefect_tasks import PrefectTasks
 from prefect_db import connect, events
+from tests.peer.prefect_peer import Prefect
 
 _CALLERS: Final = (1, 4, 8, 16)
 _MIXES: Final = {"reads": READS, "90 % reads": MIXED, "writes": WRITES}
@@ -39,6 +41,10 @@ _OURS: Final = "prefect_db"
 _LOCK: Final = "one lock"
 _READERS: Final = 4
 _WRITERS: Final = 16
+# Fewer and more threads than the pool has connections.
+_POOLED: Final = (8, 16)
+
+K = TypeVar("K")
 
 
 def run(place: Place) -> list[Section]:
@@ -51,10 +57,6 @@ def run(place: Place) -> list[Section]:
 
 def threads(place: Place) -> list[Section]:
     """Threads that read, write or do both: against one lock, and Prefect's tasks."""
-    # Prefect takes seconds to import: not for processes, which import this module.
-    from benchmarks.prefect_tasks import PrefectTasks
-    from tests.peer.prefect_peer import Prefect
-
     seconds, rounds = (0.2, 1) if place.quick else (1.2, 3)
     prefect = Prefect(theirs := place.new_url())
     prefect.upgrade()
@@ -71,7 +73,7 @@ def threads(place: Place) -> list[Section]:
         for mix, writes in _MIXES.items():
             for callers in _CALLERS:
                 loads = _loads(contestants, callers, writes, seconds, rounds)
-                what = f"{mix}, {callers} callers"
+                what = f"{mix} by {callers}"
                 rate.lines.append(_rates(what, loads))
                 for name, percent in PERCENTS.items():
                     times[name].lines += [
@@ -152,7 +154,7 @@ def bridge(place: Place) -> list[Section]:
         for callers in (1, 8):
             for what, writes in (("read by id", READS), ("set_state", WRITES)):
                 loads = _loads(contestants, callers, writes, seconds, rounds)
-                section.lines.append(_rates(f"{what}, {callers} callers", loads))
+                section.lines.append(_rates(f"{what} by {callers}", loads))
     return [section]
 
 
@@ -162,20 +164,26 @@ def pool(place: Place) -> list[Section]:
     section = Section("pool", "Threads on PostgreSQL", place.backend, "1/s")
     with _open(_filled(place, ours), _filled(place, pooled)) as contestants:
         for what, writes in (("read by id", READS), ("set_state", WRITES)):
+            loads = _in_turn(
+                {
+                    (callers, each.name): partial(each.load, callers, writes, seconds)
+                    for callers in _POOLED
+                    for each in contestants
+                },
+                rounds,
+            )
             few, many = (
                 _rates(
-                    f"{what}, {callers} threads",
-                    _loads(contestants, callers, writes, seconds, rounds),
+                    f"{what} by {callers}",
+                    {each.name: loads[callers, each.name] for each in contestants},
                 )
-                for callers in (8, 16)
+                for callers in _POOLED
             )
             section.lines += [few, many]
+            pairs = zip(many.samples[_OURS], few.samples[_OURS], strict=True)
             section.targets.append(
                 Target(
-                    f"{what}: 16 threads by 8",
-                    many.median(_OURS) / few.median(_OURS),
-                    0.9,
-                    at_most=False,
+                    f"{what}: 16 threads by 8", median(a / b for a, b in pairs), 0.9, at_most=False
                 )
             )
     return [section]
@@ -203,12 +211,19 @@ def _open(*contestants: Callers) -> Iterator[Sequence[Callers]]:
 def _loads(
     contestants: Sequence[Callers], callers: int, writes: int, seconds: float, rounds: int
 ) -> dict[str, list[Load]]:
-    """What each did in each round; who begins moves on by one each time."""
-    loads: dict[str, list[Load]] = {each.name: [] for each in contestants}
+    """What each contestant's callers did in each round."""
+    jobs = {each.name: partial(each.load, callers, writes, seconds) for each in contestants}
+    return _in_turn(jobs, rounds)
+
+
+def _in_turn(jobs: Mapping[K, Callable[[], list[Load]]], rounds: int) -> dict[K, list[Load]]:
+    """All jobs, round after round; who begins moves on by one each time."""
+    loads: dict[K, list[Load]] = {key: [] for key in jobs}
+    keys = list(jobs)
     for number in range(rounds):
-        at = number % len(contestants)
-        for each in (*contestants[at:], *contestants[:at]):
-            loads[each.name].append(together(each.load(callers, writes, seconds)))
+        at = number % len(keys)
+        for key in keys[at:] + keys[:at]:
+            loads[key].append(together(jobs[key]()))
     return loads
 
 
