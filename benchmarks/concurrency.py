@@ -154,7 +154,7 @@ def bridge(place: Place) -> list[Section]:
         for callers in (1, 8):
             for what, writes in (("read by id", READS), ("set_state", WRITES)):
                 loads = _loads(contestants, callers, writes, seconds, rounds)
-                section.lines.append(_rates(f"{what} by {callers}", loads))
+                section.lines.append(_rates(f"{what}, {callers} at once", loads))
     return [section]
 
 
@@ -174,7 +174,7 @@ def pool(place: Place) -> list[Section]:
             )
             few, many = (
                 _rates(
-                    f"{what} by {callers}",
+                    f"{what}, {callers} threads",
                     {each.name: loads[callers, each.name] for each in contestants},
                 )
                 for callers in _POOLED
