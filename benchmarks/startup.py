@@ -3,6 +3,7 @@ any such program needs of the standard library."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -44,4 +45,6 @@ def run(place: Place) -> list[Section]:
 
 
 def _run(code: str, url: str) -> None:
-    subprocess.run([sys.executable, "-c", code, url], check=True)
+    # The first run keeps the bytecode, as an installation does.
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    subprocess.run([sys.executable, "-c", code, url], check=True, env=environment)

@@ -11,7 +11,7 @@ import json
 import sqlite3
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from functools import partial
+from functools import cache, partial
 from typing import Any, Final
 from uuid import UUID
 
@@ -263,15 +263,22 @@ _NEW_FLOW: Final = (
 _FLOW_BY_NAME: Final = f"SELECT {Flow.columns} FROM flow WHERE name = ?"
 _FLOW_LABELS: Final = "SELECT labels FROM flow WHERE id = ?"
 _FLOW_RUN_LABELS: Final = "SELECT labels FROM flow_run WHERE id = ?"
-_NEW_FLOW_RUN: Final = (
-    "INSERT INTO flow_run (id, created, updated, name, flow_id, parameters, empirical_policy,"
-    " tags, labels, total_run_time) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-    " ON CONFLICT (flow_id, idempotency_key) DO NOTHING"
+# Not its state_id: SQLite looks at once whether that state is there.
+_FIRST: Final = (
+    "state_type, state_name, state_timestamp, run_count, expected_start_time,"
+    " next_scheduled_start_time, start_time, end_time, total_run_time, empirical_policy"
 )
+_NEW_FLOW_RUN: Final = (
+    "INSERT INTO flow_run (id, created, updated, name, flow_id, parameters, tags, labels,"
+    f" {_FIRST})"
+    f" VALUES (?, ?, ?, ?, ?, ?, ?, ?, {_marks(_FIRST)})"
+    f" ON CONFLICT (flow_id, idempotency_key) DO NOTHING RETURNING {FlowRun.columns}"
+)
+_STATE_OF_RUN: Final = "UPDATE flow_run SET state_id = ? WHERE id = ?"
 _NEW_TASK_RUN: Final = (
-    "INSERT INTO task_run (id, created, updated, name, flow_run_id, task_key, dynamic_key,"
-    " empirical_policy, tags, labels, total_run_time) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-    " ON CONFLICT (flow_run_id, task_key, dynamic_key) DO NOTHING"
+    "INSERT INTO task_run (id, created, updated, name, flow_run_id, task_key, dynamic_key, tags,"
+    f" labels, state_id, {_FIRST}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, {_marks(_FIRST)})"
+    f" ON CONFLICT (flow_run_id, task_key, dynamic_key) DO NOTHING RETURNING {TaskRun.columns}"
 )
 _NEW_STATE: Final = (
     "INSERT INTO {0}_state (id, created, updated, {0}_id, type, timestamp, name, message,"
@@ -285,11 +292,7 @@ _DERIVED: Final = (
     " next_scheduled_start_time, start_time, end_time, total_run_time, empirical_policy"
 )
 _BEFORE: Final = f"SELECT {_DERIVED}, parent_task_run_id FROM flow_run WHERE id = ?"
-_ASSIGNMENTS: Final = ", ".join(f"{name} = ?" for name in _DERIVED.split(", "))
-_UPDATE: Final = f"UPDATE {{}} SET {_ASSIGNMENTS}, updated = {_CLOCK} WHERE id = ?"
-_SET_STATE: Final = _UPDATE.format("flow_run")
-_FIRST_STATE: Final = f"{_SET_STATE} RETURNING {FlowRun.columns}"
-_FIRST_TASK_STATE: Final = f"{_UPDATE.format('task_run')} RETURNING {TaskRun.columns}"
+_COLUMNS: Final = _DERIVED.split(", ")
 _NEW_RUN: Final[Row] = (None, None, None, None, 0, None, None, None, None, _ZERO)
 _FLOW_RUN_POLICY: Final = _dump(FLOW_RUN_POLICY)
 _TASK_RUN_POLICY: Final = _dump(TASK_RUN_POLICY)
@@ -303,10 +306,11 @@ def create_flow(execute: Execute, new: NewFlow) -> Flow:
 
 
 def create_flow_run(execute: Execute, new: NewFlowRun) -> FlowRun:
-    now, run_id, flow_id = _now(), str(new.id), str(new.flow_id)
+    now, run_id, flow_id, state = _now(), str(new.id), str(new.flow_id), new.state
     (inherited,) = execute(_FLOW_LABELS, (flow_id,)).fetchone()
     labels = {**(_load(inherited) if inherited else {}), "prefect.flow.id": flow_id}
-    inserted = execute(
+    columns = _entered((*_NEW_RUN, _FLOW_RUN_POLICY), state, _text(state.timestamp))
+    row = execute(
         _NEW_FLOW_RUN,
         (
             run_id,
@@ -315,25 +319,24 @@ def create_flow_run(execute: Execute, new: NewFlowRun) -> FlowRun:
             new.name,
             flow_id,
             _dump(new.parameters),
-            _FLOW_RUN_POLICY,
             _dump(new.tags),
             _dump(labels),
-            _ZERO,
+            *columns[1:],
         ),
-    ).rowcount
-    assert inserted == 1
-    state = new.state
+    ).fetchone()
     details = {**state.state_details, "flow_run_id": run_id}
-    timestamp = _insert_state(execute, _NEW_FLOW_RUN_STATE, run_id, state, details, now)
-    columns = _entered((*_NEW_RUN, _FLOW_RUN_POLICY), state, timestamp)
-    return _flow_run(execute(_FIRST_STATE, (*columns, run_id)).fetchone())
+    _insert_state(execute, _NEW_FLOW_RUN_STATE, run_id, state, details, now)
+    execute(_STATE_OF_RUN, (columns[0], run_id))
+    run = _flow_run(row)
+    run.state_id = state.id
+    return run
 
 
 def create_task_run(execute: Execute, new: NewTaskRun) -> TaskRun:
-    now, run_id, flow_run_id = _now(), str(new.id), str(new.flow_run_id)
+    now, run_id, flow_run_id, state = _now(), str(new.id), str(new.flow_run_id), new.state
     (inherited,) = execute(_FLOW_RUN_LABELS, (flow_run_id,)).fetchone()
     labels = {**(_load(inherited) if inherited else {}), "prefect.flow-run.id": flow_run_id}
-    inserted = execute(
+    row = execute(
         _NEW_TASK_RUN,
         (
             run_id,
@@ -343,18 +346,14 @@ def create_task_run(execute: Execute, new: NewTaskRun) -> TaskRun:
             flow_run_id,
             new.task_key,
             new.dynamic_key,
-            _TASK_RUN_POLICY,
             _dump(new.tags),
             _dump(labels),
-            _ZERO,
+            *_entered((*_NEW_RUN, _TASK_RUN_POLICY), state, _text(state.timestamp)),
         ),
-    ).rowcount
-    assert inserted == 1
-    state = new.state
+    ).fetchone()
     details = {**state.state_details, "flow_run_id": flow_run_id, "task_run_id": run_id}
-    timestamp = _insert_state(execute, _NEW_TASK_RUN_STATE, run_id, state, details, now)
-    columns = _entered((*_NEW_RUN, _TASK_RUN_POLICY), state, timestamp)
-    return _task_run(execute(_FIRST_TASK_STATE, (*columns, run_id)).fetchone())
+    _insert_state(execute, _NEW_TASK_RUN_STATE, run_id, state, details, now)
+    return _task_run(row)
 
 
 def set_state(execute: Execute, change: Change) -> State:
@@ -363,9 +362,23 @@ def set_state(execute: Execute, change: Change) -> State:
     assert parent is None
     details = {**state.state_details, "flow_run_id": run_id}
     timestamp = _insert_state(execute, _NEW_FLOW_RUN_STATE, run_id, state, details, _now())
-    execute(_SET_STATE, (*_entered(before, state, timestamp), run_id))
+    # Only what changes: each column that is assigned costs the entries of its indexes.
+    changed = {
+        name: value
+        for name, old, value in zip(
+            _COLUMNS, before, _entered(before, state, timestamp), strict=True
+        )
+        if value is not old
+    }
+    execute(_update(tuple(changed)), (*changed.values(), run_id))
     moment = state.timestamp if timestamp == _text(state.timestamp) else _time(timestamp + "Z")
     return State(state.id, state.type, state.name, moment, state.message, details, state.data)
+
+
+@cache
+def _update(names: tuple[str, ...]) -> str:
+    assignments = ", ".join(f"{name} = ?" for name in names)
+    return f"UPDATE flow_run SET {assignments}, updated = {_CLOCK} WHERE id = ?"
 
 
 def _insert_state(
