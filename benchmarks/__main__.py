@@ -23,6 +23,8 @@ SECTIONS: Final = {
     "operations": "benchmarks.operations",
     "startup": "benchmarks.startup",
     "observers": "benchmarks.observers",
+    "concurrency": "benchmarks.concurrency",
+    "server": "benchmarks.server",
 }
 BACKENDS: Final[dict[str, list[BackendName]]] = {
     "sqlite": ["sqlite"],

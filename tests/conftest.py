@@ -32,6 +32,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="put PgBouncer, in transaction mode, between the tests and PostgreSQL",
     )
+    parser.addoption(
+        "--update-costs",
+        action="store_true",
+        help="let tests/contract/test_costs.py write the figures that it measures",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
