@@ -45,6 +45,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "only(backend, reason): a test of what one backend alone has, and why"
     )
+    config.addinivalue_line(
+        "markers", "direct(reason): a test that PgBouncer must not stand between, and why"
+    )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -56,11 +59,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     chosen = config.getoption("--backend")
+    through = config.getoption("--pgbouncer")
     kept: list[pytest.Item] = []
     left: list[pytest.Item] = []
     for item in items:
         backend = _backend_of(item)
-        (kept if chosen == "all" or backend in (None, chosen) else left).append(item)
+        wanted = chosen == "all" or backend in (None, chosen)
+        if through and item.get_closest_marker("direct"):
+            wanted = False
+        (kept if wanted else left).append(item)
         item.user_properties.append(("backend", backend))
     items[:] = kept
     if left:

@@ -67,11 +67,19 @@ def pgbouncer(url: str, more: str = "") -> Iterator[Callable[[str], str]]:
             process = subprocess.Popen(
                 [program, folder / "ini"], stdout=log, stderr=log, start_new_session=True, **user
             )
+        # Ends it when the test process was killed: its pipe then ends.
+        watch = subprocess.Popen(
+            ["sh", "-c", 'read _; kill "$1"; rm -rf "$2"', "sh", str(process.pid), str(folder)],
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+        )
         try:
             way = f"postgresql://{server['user']}@/{{}}?host={folder}&port={_PORT}"
             _wait_until_ready(way.format(server["dbname"]), process, folder / "log")
             yield lambda url: way.format(conninfo_to_dict(url)["dbname"])
         finally:
+            watch.kill()
+            watch.communicate()
             # To it, SIGTERM is to end at once.
             process.send_signal(signal.SIGTERM)
             process.wait(BOUND)

@@ -15,7 +15,7 @@ import pytest
 
 from prefect_db import Backend, BackendClosed, PoolTimeout, UsageError, aio, connect
 from prefect_db.testing import proxy
-from tests.faults import BOUND, in_thread, until
+from tests.faults import BOUND, in_process, in_thread, until
 from tests.faults.postgres import sessions, use_all
 from tests.faults.report import RecordFault
 
@@ -225,3 +225,18 @@ def test_an_old_connection_is_replaced(url: str, monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr("prefect_db.drivers.postgres._LIFETIME", 0.0)
         assert use_all(db, 1) != before
         assert (db.stats().size, db.stats().broken) == (1, 0)
+
+
+def test_an_interpreter_that_ends_with_an_open_backend_says_nothing(url: str) -> None:
+    in_process(_leave_open, url)
+
+
+def _leave_open(url: str) -> None:
+    global _left_open
+    _left_open = connect(url, migrate=False)
+    with _left_open.transaction() as txn:
+        assert txn.value("SELECT 1") == 1
+    assert _left_open.value("SELECT 1") == 1
+
+
+_left_open: Backend | None = None
