@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sqlite3
 import threading
@@ -58,6 +59,9 @@ _WRONG_FILE: Final = (
     sqlite3.SQLITE_CANTOPEN,
     sqlite3.SQLITE_NOTADB,
 )
+
+# Seconds between two looks whether the file is still there.
+_LOOK_EVERY: Final = 1.0
 
 T = TypeVar("T")
 
@@ -373,6 +377,10 @@ class SQLitePool:
 
     Readers do not wait for the writer (WAL). Read-only transactions get connections of their own,
     opened when needed, so that a long one delays nobody. `:memory:` is one connection for all.
+
+    SQLite goes on with a file that was deleted or replaced, whose new rows nobody will ever see.
+    So who writes, or begins a transaction, has the pool look, once a second, whether it is still
+    the one that was opened.
     """
 
     def __init__(self, open_: Callable[[bool], Connection], settings: Settings) -> None:
@@ -386,6 +394,9 @@ class SQLitePool:
         self._opened = 0
         self._broken = 0
         self._closed = False
+        self._path = os.path.abspath(settings.path)
+        self._file = _identity(self._path)
+        self._look_at = math.inf if self._memory else 0.0
         self._writers = self._readers = Lending([self._open(False)])
         if not self._memory:
             readers = settings.options["readers"]
@@ -404,6 +415,8 @@ class SQLitePool:
         if purpose == "snapshot" and not self._memory:
             return self._acquire_snapshot()
         self._check_open()
+        if time.monotonic() > self._look_at:
+            self._look_at_file()
         lending = self._readers if purpose == "read" else self._writers
         connection = lending.acquire(self._timeout) or self._none_free()
         try:
@@ -424,6 +437,15 @@ class SQLitePool:
         if self._closed:
             raise BackendClosed("close() was called")
 
+    def _look_at_file(self) -> None:
+        if _identity(self._path) != self._file:
+            raise Unavailable(
+                f"{self._path} was deleted or replaced after it was opened; what was written since"
+                " then is in the old file: put that back, or end all that use it, remove what the"
+                " old one left beside it (-wal, -shm), and connect() again"
+            )
+        self._look_at = time.monotonic() + _LOOK_EVERY
+
     def _reopened(self, closed: Connection, lending: Lending[Connection]) -> Connection:
         """Another in the place of one that was closed, as after a rollback that failed."""
         if self._memory:
@@ -438,6 +460,8 @@ class SQLitePool:
 
     def _acquire_snapshot(self) -> Connection:
         connection: Connection | None = None
+        if time.monotonic() > self._look_at:
+            self._look_at_file()
         try:
             with self._mutex:
                 self._check_open()
@@ -563,6 +587,15 @@ class SQLiteDriver:
 
     def wrap(self, native: Any) -> Connection | None:
         return HostConnection(native) if isinstance(native, sqlite3.Connection) else None
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    """What tells a file from another that gets its name."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def make_file(path: str) -> None:

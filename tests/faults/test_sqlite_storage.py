@@ -32,6 +32,7 @@ from prefect_db import (
     Retryable,
     StorageError,
     Transaction,
+    Unavailable,
     connect,
     diagnostics,
     events,
@@ -375,6 +376,68 @@ def read_and_stay(path: str) -> None:
         log = Path(f"{path}-wal")
         until(lambda: log.stat().st_size >= _LONG_LOG)
         assert flows.count(txn) == 1
+
+
+class TestAnotherFile:
+    """SQLite would go on with the old one, and say that all is saved."""
+
+    _WRITES: Final[dict[str, Callable[[Backend], object]]] = {
+        "execute": lambda db: db.execute("DELETE FROM flow"),
+        "executemany": lambda db: db.executemany("DELETE FROM flow WHERE name = ?", [("a",)]),
+        "transaction": lambda db: db.transaction().__enter__(),
+        "read-only transaction": lambda db: db.transaction(read_only=True).__enter__(),
+        "run": lambda db: db.run(lambda txn: flows.create(txn, "b")),
+        "entity": lambda db: flows.create(db, "b"),
+        "connection": lambda db: db.connection().__enter__(),
+    }
+
+    @pytest.mark.parametrize("write", _WRITES)
+    @pytest.mark.parametrize("how", ["deleted", "replaced"])
+    def test_it_is_noticed(self, path: Path, how: str, write: str) -> None:
+        other = path.with_name("other.db")
+        _make(other)
+        with connect(f"sqlite:///{path}") as db:
+            flows.create(db, "a")
+            if how == "deleted":
+                path.unlink()
+            else:
+                other.replace(path)
+            _until_looked_at_again()
+            for _ in range(2):
+                with pytest.raises(Unavailable, match=r"test\.db was deleted or replaced"):
+                    self._WRITES[write](db)
+            assert db.stats().in_use == 0
+        for end in ("-wal", "-shm"):
+            Path(f"{path}{end}").unlink(missing_ok=True)
+        with connect(f"sqlite:///{path}") as again:
+            assert flows.count(again) == 0
+            flows.create(again, "c")
+
+    def test_one_that_is_put_back_is_gone_on_with(self, path: Path, db: Backend) -> None:
+        flows.create(db, "a")
+        aside = path.with_name("aside")
+        path.rename(aside)
+        _until_looked_at_again()
+        with pytest.raises(Unavailable):
+            flows.create(db, "b")
+        aside.rename(path)
+        flows.create(db, "b")
+        assert [flow.name for flow in flows.find(db)] == ["a", "b"]
+
+    def test_one_that_was_never_in_wal(self, path: Path) -> None:
+        """SQLite itself notices, when it wants to write the journal beside it."""
+        with closing(sqlite3.connect(path)) as native:
+            native.execute("CREATE TABLE item (id INTEGER PRIMARY KEY)")
+        with connect(f"sqlite:///{path}", migrate=False) as db:
+            assert db.value("SELECT count(*) FROM item") == 0
+            path.unlink()
+            with pytest.raises(Unavailable):
+                db.execute("INSERT INTO item (id) VALUES (1)")
+
+
+def _until_looked_at_again() -> None:
+    ends = time.monotonic() + 1.1
+    until(lambda: time.monotonic() > ends)
 
 
 class TestDamage:
