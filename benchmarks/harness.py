@@ -11,6 +11,10 @@ from typing import Any, Literal
 BackendName = Literal["sqlite", "postgres"]
 
 
+class WrongResult(Exception):
+    """A contestant did not do what the others did: there is nothing to measure."""
+
+
 @dataclass(slots=True)
 class Place:
     """Where a section runs.
@@ -41,6 +45,14 @@ class Line:
     def median(self, contestant: str) -> float:
         """The median of a contestant's samples."""
         return statistics.median(self.samples[contestant])
+
+    def spread(self, contestant: str) -> tuple[float, float]:
+        """Between which a contestant's samples lie, but for a tenth at each end."""
+        samples = self.samples[contestant]
+        if len(samples) < 2:
+            return samples[0], samples[0]
+        tenths = statistics.quantiles(samples, n=10, method="inclusive")
+        return tenths[0], tenths[-1]
 
     def ratio(self, contestant: str, other: str) -> float:
         """The median, over the rounds, of the first's sample by the second's.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import random
 import time
 import warnings
@@ -12,7 +11,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
-from prefect_db.dialect import Dialect
+from prefect_db import process
 from prefect_db.drivers.base import (
     Connection,
     Driver,
@@ -49,39 +48,28 @@ class Backend(Queryable):
     A context manager that closes it. Each verb outside a transaction is a transaction of its own.
     """
 
-    __slots__ = ("_closed", "_dialect", "_hooks", "_pid", "_pool", "_settings")
+    __slots__ = ("_closed", "_dialect", "_hooks", "_pool", "_process", "_settings")
 
     def __init__(self, driver: Driver, settings: Settings) -> None:
         self._closed = True
         self._settings = settings
         self._dialect = driver.dialect
-        self._pid = os.getpid()
+        self._process = process.current
         self._hooks = settings.hooks
         pool = driver.open(settings)
         self._pool: Pool = ObservedPool(pool, self._hooks) if self._hooks else pool
         self._closed = False
 
-    @property
-    def dialect(self) -> Dialect:
-        """The SQL of the engine."""
-        return self._dialect
-
     def __repr__(self) -> str:
         return f"<Backend {self._settings.masked}{' closed' if self._closed else ''}>"
 
     def _run(self, sql: str, params: Sequence[Any]) -> Result:
-        statement = self._dialect.compile(sql)
-        values = self._dialect.bind(statement, params)
-        connection = self._acquire("read" if statement.reads else "write")
-        try:
-            return connection.execute(statement, values)
-        finally:
-            # Here, and not in a function: a KeyboardInterrupt may come at the entry of one.
-            try:
-                self._pool.release(connection)
-            except BaseException:
-                self._pool.release(connection, again=True)
-                raise
+        dialect = self._dialect
+        statement = dialect.compile(sql)
+        values = dialect.bind(statement, params)
+        if self._closed or self._process is not process.current:
+            self._check()
+        return self._pool.execute(statement, values)
 
     def executemany(self, sql: str, seq_of_params: Iterable[Sequence[Any]]) -> int:
         with self.transaction() as txn:
@@ -181,7 +169,7 @@ class Backend(Queryable):
 
     def close(self) -> None:
         """Close all connections; one that is in use, when its user is done. Twice is no error."""
-        if self._pid != os.getpid():
+        if self._process is not process.current:
             # The connections are the parent's; closing them here would end its sessions.
             return
         if not self._closed:
@@ -213,17 +201,18 @@ class Backend(Queryable):
                 raise
 
     def __del__(self) -> None:
-        if not getattr(self, "_closed", True) and self._pid == os.getpid():
+        if not getattr(self, "_closed", True) and self._process is process.current:
             warnings.warn(f"{self!r} was never closed", ResourceWarning, stacklevel=2)
             self.close()
 
     def _check(self) -> None:
-        if self._pid != os.getpid():
-            raise ForkedBackend(f"opened by process {self._pid}, used by process {os.getpid()}")
+        if self._process is not process.current:
+            opened, used = self._process.pid, process.current.pid
+            raise ForkedBackend(f"opened by process {opened}, used by process {used}")
         if self._closed:
             raise BackendClosed("close() was called")
 
     def _acquire(self, purpose: Purpose) -> Connection:
-        if self._closed or self._pid != os.getpid():
+        if self._closed or self._process is not process.current:
             self._check()
         return self._pool.acquire(purpose)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from prefect_db.errors import NotFound, SerializationFailure
@@ -29,6 +29,9 @@ class Flow(Record):
     name: str
     tags: list[str]
     labels: dict[str, Any] | None
+
+
+_GET: Final = f"SELECT {Flow.columns} FROM flow WHERE id = ?"
 
 
 class FlowSort(Enum):
@@ -75,7 +78,7 @@ def create(
 
 def get(db: Queryable, flow_id: UUID) -> Flow | None:
     """The flow with this id, or None."""
-    return db.row(f"SELECT {Flow.columns} FROM flow WHERE id = ?", (to_uuid(flow_id),), into=Flow)
+    return db.row(_GET, (to_uuid(flow_id),), Flow)
 
 
 def get_by_name(db: Queryable, name: str) -> Flow | None:

@@ -526,15 +526,21 @@ def _check_prefect(connection: Connection, dialect: Dialect) -> None:
         )
 
 
+# What Prefect does not have, and we can do without.
+_OPTIONAL: Final = "flow_run_tag"
+
+
 def _needed() -> list[tuple[str, str]]:
-    """All tables and columns of ours, read from the schema itself. They are one on both engines."""
+    """All tables and columns that we need, read from the schema itself. They are one on both
+    engines.
+    """
     schema = (files("prefect_db") / "schema" / "sqlite.sql").read_text(encoding="utf-8")
     scratch = sqlite3.connect(":memory:")
     try:
         scratch.executescript(schema)
         return scratch.execute(
             "SELECT m.name, c.name FROM sqlite_master AS m JOIN pragma_table_info(m.name) AS c"
-            " WHERE m.type = 'table' ORDER BY m.name, c.cid"
+            f" WHERE m.type = 'table' AND m.name <> '{_OPTIONAL}' ORDER BY m.name, c.cid"
         ).fetchall()
     finally:
         scratch.close()

@@ -31,10 +31,12 @@ class Queryable(ABC):
 
     __slots__ = ()
 
+    _dialect: Dialect
+
     @property
-    @abstractmethod
     def dialect(self) -> Dialect:
         """The SQL of the engine."""
+        return self._dialect
 
     @abstractmethod
     def _run(self, sql: str, params: Sequence[Any]) -> Result:
@@ -58,9 +60,10 @@ class Queryable(ABC):
             raise MultipleRows(f"{len(rows)} rows", sql=sql)
         if into is None:
             return Row(rows[0], column_index(result.names()))
-        convert = converter(into, self.dialect)
-        convert.check(sql, result.names)
-        return convert.many(rows)[0]
+        convert = converter(into, self._dialect)
+        if sql not in convert.checked:
+            convert.check(sql, result.names)
+        return convert.one(rows[0])
 
     @overload
     def rows(self, sql: str, params: Sequence[Any] = ...) -> Rows: ...
@@ -71,8 +74,9 @@ class Queryable(ABC):
         result = self._run(sql, params)
         if into is None:
             return Rows(result.rows, column_index(result.names()))
-        convert = converter(into, self.dialect)
-        convert.check(sql, result.names)
+        convert = converter(into, self._dialect)
+        if sql not in convert.checked:
+            convert.check(sql, result.names)
         return convert.many(result.rows)
 
     def value(self, sql: str, params: Sequence[Any] = ()) -> Any:

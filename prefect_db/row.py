@@ -193,27 +193,35 @@ class Record:
 class Converter:
     """Makes records of one type from the tuples of one engine; compiled once, see `converter`."""
 
-    __slots__ = ("_checked", "_names", "_one", "_parts", "_record")
+    __slots__ = ("_names", "_one", "_parts", "_record", "checked")
 
     def __init__(self, record: type[Any], dialect: Dialect) -> None:
         self._record = record
         self._one, self._parts = _compile(record, dialect)
         self._names = tuple(self._parts)
-        self._checked: set[str] = set()
+        self.checked: set[str] = set()
 
     def check(self, sql: str, names: Callable[[], tuple[str, ...]]) -> None:
-        """Refuse a statement that does not select the record's columns, in order; once each."""
-        if sql in self._checked:
-            return
+        """Refuse a statement that does not select the record's columns, in order.
+
+        One that was `checked` need not be again.
+        """
         if names() != self._names:
             raise UsageError(
                 f"selects {', '.join(names())}; {self._record.__name__} takes"
                 f" {', '.join(self._names)}",
                 sql=sql,
             )
-        if len(self._checked) > 1024:
-            self._checked.clear()
-        self._checked.add(sql)
+        if len(self.checked) > 1024:
+            self.checked.clear()
+        self.checked.add(sql)
+
+    def one(self, row: tuple[Any, ...]) -> Any:
+        """The record of this tuple."""
+        try:
+            return self._one(*row)
+        except _UNREADABLE as error:
+            raise self._explained([row]) from error
 
     def many(self, rows: list[tuple[Any, ...]]) -> list[Any]:
         """The records of these tuples."""
@@ -255,7 +263,11 @@ _SQLITE_EXPRESSIONS = {
     timedelta: "read_timedelta({v})",
     bool: "{v} != 0",
     bytes: "{v}",
-    Any: "{{}} if {v} == '{{}}' else [] if {v} == '[]' else read_json({v})",
+    # A number arrives as one: SQLite's JSON columns have numeric affinity.
+    Any: (
+        "{{}} if {v} == '{{}}' else [] if {v} == '[]'"
+        " else load_json({v}) if type({v}) is str else {v}"
+    ),
 }
 _POSTGRES_EXPRESSIONS = {
     **_SQLITE_EXPRESSIONS,
@@ -289,7 +301,7 @@ def _compile(
         "read_uuid": values.read_uuid,
         "read_datetime": values.read_datetime,
         "read_timedelta": values.read_timedelta,
-        "read_json": values.read_json,
+        "load_json": values.load_json,
         "read_int": values.read_int,
         "read_float": values.read_float,
         "missing": _missing,

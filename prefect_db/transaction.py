@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 import logging
-import os
 import threading
 import time
 import warnings
@@ -14,6 +13,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 from weakref import WeakSet
 
+from prefect_db import process
 from prefect_db.dialect import Dialect
 from prefect_db.drivers.base import Connection, Isolation, Pool, Result
 from prefect_db.errors import (
@@ -62,13 +62,9 @@ class _Scope(Queryable):
         self._connection: Connection | None = None
         self._deadline: float | None = None
         self._thread = 0
-        self._pid = os.getpid()
+        self._process = process.current
         self._inner: _Scope | None = None
         self._streams: WeakSet[_Stream] = WeakSet()
-
-    @property
-    def dialect(self) -> Dialect:
-        return self._dialect
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.status.value}>"
@@ -89,12 +85,16 @@ class _Scope(Queryable):
         return connection
 
     def _check_order(self, sql: str | None) -> None:
-        if self._pid != os.getpid():
-            raise ForkedBackend(f"begun by process {self._pid}, used by process {os.getpid()}")
+        if self._process is not process.current:
+            raise self._forked("used")
         if self._thread != threading.get_ident():
             raise OutOfOrder("used from another thread than the one that began it", sql=sql)
         if self._inner is not None:
             raise OutOfOrder("used while a transaction inside it is open", sql=sql)
+
+    def _forked(self, what: str) -> ForkedBackend:
+        begun, current = self._process.pid, process.current.pid
+        return ForkedBackend(f"begun by process {begun}, {what} by process {current}")
 
     def _run(self, sql: str, params: Sequence[Any]) -> Result:
         statement = self._dialect.compile(sql)
@@ -178,7 +178,7 @@ class _Stream(Iterator[Any]):
     def __init__(
         self,
         scope: _Scope,
-        batches: Iterator[tuple[Callable[[], tuple[str, ...]], list[tuple[Any, ...]]]],
+        batches: Iterator[Result],
         sql: str,
         into: Any,
     ) -> None:
@@ -199,15 +199,18 @@ class _Stream(Iterator[Any]):
         scope = self._scope
         scope._ready(self._sql)
         try:
-            names, rows = next(self._batches, (tuple, []))
+            batch = next(self._batches, None)
         except BaseException:
             scope.status = Status.FAILED
             raise
-        if self._into is None or not rows:
-            return Rows(rows, column_index(names()))
+        if batch is None:
+            return ()
+        if self._into is None:
+            return Rows(batch.rows, column_index(batch.names()))
         convert = converter(self._into, scope.dialect)
-        convert.check(self._sql, names)
-        return convert.many(rows)
+        if self._sql not in convert.checked:
+            convert.check(self._sql, batch.names)
+        return convert.many(batch.rows)
 
     def close(self) -> None:
         """Let go of the cursor."""
@@ -234,11 +237,11 @@ class _Block(_Scope):
     ) -> None:
         if self.status not in (Status.ACTIVE, Status.FAILED):
             return
-        if self._pid != os.getpid():
+        if self._process is not process.current:
             # What a child sent would be its parent's words.
             self._forget()
             if error is None:
-                raise ForkedBackend(f"begun by process {self._pid}, ended by process {os.getpid()}")
+                raise self._forked("ended")
         elif error is not None:
             self._abandon()
         elif self._inner is not None:
@@ -350,7 +353,7 @@ class Transaction(_Block):
                 raise
 
     def __del__(self) -> None:
-        if getattr(self, "_connection", None) is not None and self._pid == os.getpid():
+        if getattr(self, "_connection", None) is not None and self._process is process.current:
             try:
                 warnings.warn(f"{self!r} was never ended", ResourceWarning, stacklevel=2)
             finally:

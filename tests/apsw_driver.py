@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -15,7 +15,11 @@ from prefect_db.drivers.sqlite import SQLitePool, make_file
 from prefect_db.errors import Error, TransactionAborted, UsageError, from_sqlite
 from prefect_db.tokens import Statement
 
-Names = Callable[[], tuple[str, ...]]
+
+class Described:
+    """The columns of a result."""
+
+    description: Any = ()
 
 
 class ApswConnection:
@@ -26,41 +30,39 @@ class ApswConnection:
     def execute(self, statement: Statement, values: Sequence[Any]) -> Result:
         try:
             before = self.native.total_changes()
-            cursor, names = self._start(statement, values)
+            cursor, described = self._start(statement, values)
             rows = cursor.fetchall()
         except apsw.Error as error:
             raise self._error(error, statement.sql) from error
         changed = self.native.total_changes() > before
-        return Result(rows, self.native.changes() if changed else 0, names)
+        return Result(rows, self.native.changes() if changed else 0, described)
 
     def executemany(self, statement: Statement, rows: Sequence[Sequence[Any]]) -> int:
         return sum(self.execute(statement, row).affected for row in rows)
 
-    def stream(
-        self, statement: Statement, values: Sequence[Any], batch: int
-    ) -> Iterator[tuple[Names, list[tuple[Any, ...]]]]:
+    def stream(self, statement: Statement, values: Sequence[Any], batch: int) -> Iterator[Result]:
         try:
-            cursor, names = self._start(statement, values)
+            cursor, described = self._start(statement, values)
             try:
                 while rows := list(islice(cursor, batch)):
-                    yield names, rows
+                    yield Result(rows, 0, described)
             finally:
                 cursor.close()
         except apsw.Error as error:
             raise self._error(error, statement.sql) from error
 
-    def _start(self, statement: Statement, values: Sequence[Any]) -> tuple[apsw.Cursor, Names]:
+    def _start(self, statement: Statement, values: Sequence[Any]) -> tuple[apsw.Cursor, Described]:
         cursor = self.native.cursor()
-        names: list[str] = []
+        described = Described()
 
-        def note_names(cursor: apsw.Cursor, sql: str, bindings: object) -> bool:
-            names.extend(column[0] for column in cursor.get_description())
+        def note_columns(cursor: apsw.Cursor, sql: str, bindings: object) -> bool:
+            described.description = cursor.get_description()
             return True
 
-        # After the last row, which may be at once, apsw does not tell them any more.
-        cursor.exec_trace = note_names
+        # After the last row, which may be at once, apsw does not tell of them any more.
+        cursor.exec_trace = note_columns
         cursor.execute(statement.text, tuple(values))
-        return cursor, lambda: tuple(names)
+        return cursor, described
 
     def begin(self, *, read_only: bool, isolation: Isolation | None, timeout: float | None) -> None:
         self._run("BEGIN" if read_only else "BEGIN IMMEDIATE")

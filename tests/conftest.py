@@ -32,6 +32,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="put PgBouncer, in transaction mode, between the tests and PostgreSQL",
     )
+    parser.addoption(
+        "--update-costs",
+        action="store_true",
+        help="let tests/contract/test_costs.py write the figures that it measures",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -73,7 +78,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     ran: dict[str, Counter[str]] = {}
     for outcome in ("passed", "failed", "error"):
         for report in terminalreporter.getreports(outcome):
-            backend = dict(report.user_properties).get("backend") or "no database"
+            backend = dict(getattr(report, "user_properties", ())).get("backend") or "no database"
             ran.setdefault(str(backend), Counter())[outcome] += 1
     terminalreporter.section("backends")
     for name in ("no database", *BACKENDS):

@@ -7,7 +7,7 @@ one proves itself with `prefect_db.testing.DriverContract`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol, TypedDict
 
@@ -88,12 +88,26 @@ class Stats(NamedTuple):
     broken: int
 
 
-class Result(NamedTuple):
-    """What a statement gave: its rows, the number of rows affected, and its columns' names."""
+@dataclass(slots=True)
+class Result:
+    """What a statement gave: its rows, the number of rows affected, and its columns.
+
+    Attributes:
+        cursor: Has the DB-API's `description` of the columns, read only where names are needed.
+    """
 
     rows: list[tuple[Any, ...]]
     affected: int
-    names: Callable[[], tuple[str, ...]]
+    cursor: Any
+
+    def names(self) -> tuple[str, ...]:
+        """The columns' names."""
+        return names_of(self.cursor)
+
+
+def names_of(cursor: Any) -> tuple[str, ...]:
+    """The names of the columns that a DB-API cursor describes."""
+    return tuple([column[0] for column in cursor.description or ()])
 
 
 class Connection(Protocol):
@@ -109,10 +123,8 @@ class Connection(Protocol):
     def executemany(self, statement: Statement, rows: Sequence[Sequence[Any]]) -> int:
         """Run a statement once per row; the number of rows affected."""
 
-    def stream(
-        self, statement: Statement, values: Sequence[Any], batch: int
-    ) -> Iterator[tuple[Callable[[], tuple[str, ...]], list[tuple[Any, ...]]]]:
-        """The rows of a query, `batch` at a time, with a way to their columns' names."""
+    def stream(self, statement: Statement, values: Sequence[Any], batch: int) -> Iterator[Result]:
+        """The rows of a query, `batch` at a time."""
 
     def begin(self, *, read_only: bool, isolation: Isolation | None, timeout: float | None) -> None:
         """Begin a transaction; `timeout` in seconds bounds each of its statements."""
@@ -169,6 +181,9 @@ class Pool(Protocol):
             Unavailable: The database cannot be reached.
         """
 
+    def execute(self, statement: Statement, values: Sequence[Any]) -> Result:
+        """Run one statement outside a transaction; `execute_alone`, or what is faster."""
+
     def release(self, connection: Connection, *, again: bool = False) -> None:
         """Give it back, clean or not: what is open on it is rolled back.
 
@@ -182,6 +197,20 @@ class Pool(Protocol):
 
     def close(self) -> None:
         """Close all connections."""
+
+
+def execute_alone(pool: Pool, statement: Statement, values: Sequence[Any]) -> Result:
+    """For pools: borrow a connection, run one statement, and give the connection back."""
+    connection = pool.acquire("read" if statement.reads else "write")
+    try:
+        return connection.execute(statement, values)
+    finally:
+        # Here, and not in a function: a KeyboardInterrupt may come at the entry of one.
+        try:
+            pool.release(connection)
+        except BaseException:
+            pool.release(connection, again=True)
+            raise
 
 
 class Driver(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -11,7 +12,16 @@ import psycopg_pool
 from psycopg import RawCursor
 
 from prefect_db.dialect import POSTGRES, Dialect
-from prefect_db.drivers.base import Connection, Pool, Purpose, Settings, Stats, clean
+from prefect_db.drivers.base import (
+    Connection,
+    Pool,
+    Purpose,
+    Result,
+    Settings,
+    Stats,
+    clean,
+    execute_alone,
+)
 from prefect_db.drivers.postgres import (
     Native,
     PostgresConnection,
@@ -19,6 +29,7 @@ from prefect_db.drivers.postgres import (
     leave_json_as_text,
 )
 from prefect_db.errors import BackendClosed, ConfigurationError, Error, PoolTimeout, Unavailable
+from prefect_db.tokens import Statement
 
 # What psycopg's conversions of times depend on. The server reports them: comparing asks nobody.
 _SESSION: Final = {"TimeZone": "UTC", "IntervalStyle": "postgres", "DateStyle": "ISO, MDY"}
@@ -130,6 +141,9 @@ class HostPool:
         except psycopg_pool.PoolClosed as error:
             raise BackendClosed("the host has closed its pool") from error
         return native
+
+    def execute(self, statement: Statement, values: Sequence[Any]) -> Result:
+        return execute_alone(self, statement, values)
 
     def release(self, connection: Connection, *, again: bool = False) -> None:
         assert isinstance(connection, LoanConnection)

@@ -21,6 +21,7 @@ from prefect_db.drivers.base import (
     Result,
     Settings,
     Stats,
+    execute_alone,
 )
 from prefect_db.errors import Cancelled, Error
 from prefect_db.tokens import Statement
@@ -128,6 +129,9 @@ class _Pool:
             raise
         return connection
 
+    def execute(self, statement: Statement, values: Sequence[Any]) -> Result:
+        return execute_alone(self, statement, values)
+
     def release(self, connection: Connection, *, again: bool = False) -> None:
         if isinstance(connection, _Connection):
             connection.job.let_go(connection.inner)
@@ -156,9 +160,7 @@ class _Connection:
         self.job.check()
         return self.inner.executemany(statement, rows)
 
-    def stream(
-        self, statement: Statement, values: Sequence[Any], batch: int
-    ) -> Iterator[tuple[Callable[[], tuple[str, ...]], list[tuple[Any, ...]]]]:
+    def stream(self, statement: Statement, values: Sequence[Any], batch: int) -> Iterator[Result]:
         self.job.check()
         batches = self.inner.stream(statement, values, batch)
         try:

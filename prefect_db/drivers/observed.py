@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from prefect_db.drivers.base import (
@@ -16,6 +16,7 @@ from prefect_db.drivers.base import (
     Result,
     Stats,
     clean,
+    execute_alone,
 )
 from prefect_db.observe import Acquire, Around, Execute, Hooks, Release, Verb
 from prefect_db.tokens import Statement
@@ -60,15 +61,13 @@ class ObservedConnection:
             around.affected = self.inner.executemany(statement, rows)
         return around.affected
 
-    def stream(
-        self, statement: Statement, values: Sequence[Any], batch: int
-    ) -> Iterator[tuple[Callable[[], tuple[str, ...]], list[tuple[Any, ...]]]]:
+    def stream(self, statement: Statement, values: Sequence[Any], batch: int) -> Iterator[Result]:
         batches = self.inner.stream(statement, values, batch)
         try:
             while True:
                 with self._around("stream", statement.sql, values) as around:
                     fetched = next(batches, None)
-                    around.rows = len(fetched[1]) if fetched else 0
+                    around.rows = len(fetched.rows) if fetched else 0
                 if fetched is None:
                     return
                 yield fetched
@@ -149,6 +148,9 @@ class ObservedPool:
             if connection is not None:
                 self._inner.release(connection)
             raise
+
+    def execute(self, statement: Statement, values: Sequence[Any]) -> Result:
+        return execute_alone(self, statement, values)
 
     def release(self, connection: Connection, *, again: bool = False) -> None:
         assert isinstance(connection, ObservedConnection)

@@ -6,14 +6,15 @@ import itertools
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final, Self, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, NoReturn, Self, TypeVar, cast
 
 import psycopg
 from psycopg import RawCursor, RawServerCursor
 from psycopg.adapt import AdaptersMap
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
+from psycopg.pq.abc import PGresult
 from psycopg.rows import tuple_row
 from psycopg.types.string import TextLoader
 
@@ -27,6 +28,7 @@ from prefect_db.drivers.base import (
     Settings,
     Stats,
     clean,
+    execute_alone,
 )
 from prefect_db.drivers.lending import Lending
 from prefect_db.errors import (
@@ -53,12 +55,19 @@ _IDLE: Final = 1.0
 _LIFETIME: Final = 3600.0
 _PATIENCE: Final = 2.0
 _FIRST_WAIT: Final = 0.05
+# Rows of a result that a kept cursor may hold on to.
+_KEPT_ROWS: Final = 1000
 _CANCEL_TIMEOUT: Final = 5.0
 _NOT_SUPPORTED: Final = "0A000"
 _READ_ONLY: Final = "25006"
 _LONGEST_TIMEOUT: Final = 2**31 - 1  # milliseconds, about 24 days
 
-Names = Callable[[], tuple[str, ...]]
+_IN_TRANSACTION: Final = (
+    TransactionStatus.INTRANS,
+    TransactionStatus.INERROR,
+    TransactionStatus.ACTIVE,
+)
+
 Native = psycopg.Connection[tuple[Any, ...]]
 AnyCursor = TypeVar("AnyCursor", RawCursor[tuple[Any, ...]], RawServerCursor[tuple[Any, ...]])
 
@@ -101,30 +110,38 @@ class PostgresConnection:
 
     def __init__(self, native: Native) -> None:
         self.native = native
+        self._kept: RawCursor[tuple[Any, ...]] | None = None
 
     def _cursor(self) -> RawCursor[tuple[Any, ...]]:
         return RawCursor(self.native, row_factory=tuple_row)
 
     def execute(self, statement: Statement, values: Sequence[Any]) -> Result:
-        cursor = self._cursor()
+        # A cursor knows how to load what it has loaded: one for each call would cost a fifth of a
+        # read. Not kept while it is in use, nor after an error.
+        cursor = self._kept or self._cursor()
+        self._kept = None
         try:
-            cursor.execute(statement.text.encode(), values)
+            cursor.execute(cast(Any, statement.text), values)
             # Not `description`: it makes an object for each column.
-            rows = cursor.fetchall() if cursor.rownumber is not None else []
+            has_rows = statement.reads or cursor.rownumber is not None
+            rows = cursor.fetchall() if has_rows else []
         except (psycopg.Error, UnicodeError) as error:
             translated = self._error(error, statement.sql)
             if translated.message == CHANGED_RESULT and not self.in_transaction:
                 self._run("DEALLOCATE ALL")
                 return self.execute(statement, values)
             raise translated from error
-        count = cursor.rowcount
-        return Result(rows, count if count > 0 and not statement.reads else 0, _names(cursor))
+        affected = 0 if statement.reads else max(cursor.rowcount, 0)
+        columns = _Columns(self.native, cursor.pgresult)
+        if len(rows) <= _KEPT_ROWS:
+            self._kept = cursor
+        return Result(rows, affected, columns)
 
     def executemany(self, statement: Statement, rows: Sequence[Sequence[Any]]) -> int:
         cursor = self._cursor()
         handled = sys.exception()
         try:
-            cursor.executemany(statement.text.encode(), rows)
+            cursor.executemany(cast(Any, statement.text), rows)
         except (psycopg.Error, UnicodeError) as error:
             first = _first(error, handled)
             if not isinstance(first, (psycopg.Error, UnicodeError)):
@@ -132,17 +149,15 @@ class PostgresConnection:
             raise self._error(first, statement.sql) from first
         return max(cursor.rowcount, 0)
 
-    def stream(
-        self, statement: Statement, values: Sequence[Any], batch: int
-    ) -> Iterator[tuple[Names, list[tuple[Any, ...]]]]:
+    def stream(self, statement: Statement, values: Sequence[Any], batch: int) -> Iterator[Result]:
         name = f"prefect_db_{next(_cursor_names)}"
         cursor = RawServerCursor(self.native, name, row_factory=tuple_row)
         leave_json_as_text(cursor)
         try:
             try:
-                cursor.execute(statement.text.encode(), values)
+                cursor.execute(cast(Any, statement.text), values)
                 while rows := cursor.fetchmany(batch):
-                    yield _names(cursor), rows
+                    yield Result(rows, 0, cursor)
             finally:
                 # After an error this sends nothing: the cursor is gone with the transaction.
                 cursor.close()
@@ -175,11 +190,7 @@ class PostgresConnection:
 
     @property
     def in_transaction(self) -> bool:
-        return self.native.pgconn.transaction_status in (
-            TransactionStatus.INTRANS,
-            TransactionStatus.INERROR,
-            TransactionStatus.ACTIVE,
-        )
+        return self.native.pgconn.transaction_status in _IN_TRANSACTION
 
     @property
     def closed(self) -> bool:
@@ -236,6 +247,25 @@ class PostgresConnection:
         )
 
 
+class _Columns:
+    """The columns of a result whose cursor may be at other work by now."""
+
+    __slots__ = ("_native", "_result")
+
+    def __init__(self, native: Native, result: PGresult | None) -> None:
+        self._native = native
+        self._result = result
+
+    @property
+    def description(self) -> list[tuple[str]]:
+        """As DB-API has it; the names only."""
+        result = self._result
+        if result is None:
+            return []
+        encoding = self._native.info.encoding
+        return [((result.fname(at) or b"").decode(encoding),) for at in range(result.nfields)]
+
+
 class HostConnection(PostgresConnection):
     """A host's own connection, whose adapters are left alone."""
 
@@ -276,10 +306,6 @@ def _first(error: BaseException, handled: BaseException | None) -> BaseException
         before, psycopg.Error
     )
     return before if effect else error
-
-
-def _names(cursor: psycopg.Cursor[Any] | RawServerCursor[Any]) -> Names:
-    return lambda: tuple([column.name for column in cursor.description or ()])
 
 
 class _Native(psycopg.Connection[tuple[Any, ...]]):
@@ -346,19 +372,12 @@ class PostgresPool:
         self._closed = False
         first = _Place()
         self._open(first, patience=0.0)
-        # The last is lent first.
+        # The first that is free is lent: so no more are opened than are in use at a time.
         empty = [_Place() for _ in range(settings.options["pool_size"] - 1)]
-        self._lending = Lending([*empty, first])
+        self._lending = Lending([first, *empty])
 
-    def acquire(self, purpose: Purpose) -> Connection:
-        self._check_open()
-        place = self._lending.acquire(self._timeout)
-        if place is None:
-            self._check_open()
-            stats = self.stats()
-            error = PoolTimeout(f"no connection within {self._timeout:g} s; {stats}")
-            error.stats = stats
-            raise error
+    def acquire(self, purpose: Purpose) -> _PooledConnection:
+        place = self._lending.acquire(self._timeout) or self._none_free()
         try:
             self._check_open()
             connection = place.connection
@@ -366,8 +385,18 @@ class PostgresPool:
                 connection = self._open(place, min(self._timeout, _PATIENCE))
             return connection
         except BaseException:
-            self._give_back(place)
+            if self._lending.held_by_caller(place):
+                self._lending.release(place)
+            if self._closed:
+                self._close_free()
             raise
+
+    def _none_free(self) -> NoReturn:
+        self._check_open()
+        stats = self.stats()
+        error = PoolTimeout(f"no connection within {self._timeout:g} s; {stats}")
+        error.stats = stats
+        raise error
 
     def _check_open(self) -> None:
         if self._closed:
@@ -388,6 +417,7 @@ class PostgresPool:
                 self._broken += 1
             else:
                 return True
+        place.connection = None
         native.close()
         return False
 
@@ -409,24 +439,38 @@ class PostgresPool:
         place.opened_at = place.used_at = time.monotonic()
         return connection
 
+    def execute(self, statement: Statement, values: Sequence[Any]) -> Result:
+        if not statement.reads:
+            return execute_alone(self, statement, values)
+        # As there, for a statement that leaves nothing to undo if it ends well.
+        connection = self.acquire("read")
+        try:
+            result = connection.execute(statement, values)
+            self._give_back(connection.place)
+        except BaseException:
+            self.release(connection, again=True)
+            raise
+        return result
+
     def release(self, connection: Connection, *, again: bool = False) -> None:
         assert isinstance(connection, _PooledConnection)
         place = connection.place
         if place.connection is not connection:
             return
         if again and not self._lending.held_by_caller(place):
+            self._lending.serve()
             return
         clean(connection)
         if connection.closed:
             # Lost: what observes is told.
             connection.close()
-        place.used_at = time.monotonic()
         self._give_back(place)
 
     def _give_back(self, place: _Place) -> None:
-        if self._closed and place.connection is not None:
-            place.connection.close()
+        place.used_at = time.monotonic()
         self._lending.release(place)
+        if self._closed:
+            self._close_free()
 
     def stats(self) -> Stats:
         lending = self._lending
@@ -444,6 +488,9 @@ class PostgresPool:
     def close(self) -> None:
         """Close all connections; one that is in use is closed when it is given back."""
         self._closed = True
+        self._close_free()
+
+    def _close_free(self) -> None:
         for place in self._lending.take_free():
             if place.connection is not None:
                 place.connection.close()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 from prefect_db.dialect import SQLITE, Dialect
 from prefect_db.drivers.base import (
@@ -22,6 +22,7 @@ from prefect_db.drivers.base import (
     Settings,
     Stats,
     clean,
+    execute_alone,
 )
 from prefect_db.drivers.lending import Lending
 from prefect_db.errors import (
@@ -50,7 +51,6 @@ _SPARES: Final = 4
 # again. Not 0: opening may have to wait for another process's recovery of the WAL.
 _LOCK_WAIT: Final = 0.1
 
-Names = Callable[[], tuple[str, ...]]
 T = TypeVar("T")
 
 
@@ -61,6 +61,7 @@ class SQLiteConnection:
         self, native: sqlite3.Connection, busy_timeout: float, *, read_only: bool = False
     ) -> None:
         self.native = native
+        self._execute: Callable[[str, Sequence[Any]], sqlite3.Cursor] = native.execute
         self._busy_timeout = busy_timeout
         self._read_only = self._refuses_writes = read_only
         self.wants_wal = False
@@ -70,21 +71,19 @@ class SQLiteConnection:
         self._interrupted = False
         native.set_progress_handler(self._watch().__next__, _WATCH_STEPS)
 
-    def _cursor(self) -> sqlite3.Cursor:
-        return self.native.cursor()
-
     def _watch(self) -> Generator[int, None, None]:
         """Called during long statements; not 0 interrupts the statement.
 
         sqlite3 swallows what a handler raises, and Python raises KeyboardInterrupt at the entry
-        of whatever Python code runs next: here, inside this try, since a generator enters at its
-        yield. `_error` raises it again.
+        of whatever Python code runs next, or where a loop begins again: here, inside this try,
+        since a generator enters at its yield. `_error` raises it again.
         """
         stop = 0
         while True:
             try:
-                yield stop
-                stop = int(self._deadline is not None and time.monotonic() > self._deadline)
+                while True:
+                    yield stop
+                    stop = int(self._deadline is not None and time.monotonic() > self._deadline)
             except GeneratorExit:
                 return
             except BaseException as error:  # noqa: BLE001
@@ -93,13 +92,14 @@ class SQLiteConnection:
 
     def execute(self, statement: Statement, values: Sequence[Any]) -> Result:
         native = self.native
-        if self.wants_wal and not statement.reads:
+        reads = statement.reads
+        if self.wants_wal and not reads:
             self._enter_wal()
         try:
-            before = 0 if statement.reads else native.total_changes
-            cursor = self._cursor().execute(statement.text, values)
+            before = 0 if reads else native.total_changes
+            cursor = self._execute(statement.text, values)
             rows = cursor.fetchall()
-            if statement.reads or native.total_changes == before:
+            if reads or native.total_changes == before:
                 count = 0
             elif (count := cursor.rowcount) < 0:
                 # sqlite3 counts only for statements that begin with INSERT, UPDATE or DELETE.
@@ -108,7 +108,7 @@ class SQLiteConnection:
             if self._may_wait(error) and not native.in_transaction:
                 return self._patiently(lambda: self.execute(statement, values))
             raise self._error(error, statement.sql) from error
-        return Result(rows, count, _names(cursor))
+        return Result(rows, count, cursor)
 
     def _may_wait(self, error: Exception) -> bool:
         """True if another connection's lock was in the way, and nobody waits for it yet."""
@@ -146,21 +146,19 @@ class SQLiteConnection:
     def executemany(self, statement: Statement, rows: Sequence[Sequence[Any]]) -> int:
         try:
             before = self.native.total_changes
-            cursor = self._cursor().executemany(statement.text, rows)
+            cursor = _tuple_cursor(self.native).executemany(statement.text, rows)
             changed = self.native.total_changes - before
         except (sqlite3.Error, OverflowError, UnicodeError) as error:
             raise self._error(error, statement.sql) from error
         # sqlite3 does not count where there is a WITH or RETURNING.
         return cursor.rowcount if cursor.rowcount > 0 else changed
 
-    def stream(
-        self, statement: Statement, values: Sequence[Any], batch: int
-    ) -> Iterator[tuple[Names, list[tuple[Any, ...]]]]:
+    def stream(self, statement: Statement, values: Sequence[Any], batch: int) -> Iterator[Result]:
         try:
-            cursor = self._cursor().execute(statement.text, values)
+            cursor = self._execute(statement.text, values)
             try:
                 while rows := cursor.fetchmany(batch):
-                    yield _names(cursor), rows
+                    yield Result(rows, 0, cursor)
             finally:
                 cursor.close()
         except (sqlite3.Error, OverflowError, UnicodeError) as error:
@@ -267,6 +265,7 @@ class HostConnection(SQLiteConnection):
 
     def __init__(self, native: sqlite3.Connection) -> None:
         self.native = native
+        self._execute = lambda text, values: _tuple_cursor(native).execute(text, values)
         self._busy_timeout = 5.0
         self._read_only = self._refuses_writes = False
         self.wants_wal = False
@@ -274,11 +273,6 @@ class HostConnection(SQLiteConnection):
         self._give_up_at = None
         self._stopped_by = None
         self._interrupted = False
-
-    def _cursor(self) -> sqlite3.Cursor:
-        cursor = self.native.cursor()
-        cursor.row_factory = None
-        return cursor
 
     def begin(self, *, read_only: bool, isolation: Isolation | None, timeout: float | None) -> None:
         """Begin as sqlite3 itself does before a write, if the host has not: it will commit."""
@@ -293,8 +287,11 @@ class HostConnection(SQLiteConnection):
         """Nothing: the connection is the host's."""
 
 
-def _names(cursor: sqlite3.Cursor) -> Names:
-    return lambda: tuple([column[0] for column in cursor.description or ()])
+def _tuple_cursor(native: sqlite3.Connection) -> sqlite3.Cursor:
+    """A cursor that gives tuples, whatever the connection's row factory."""
+    cursor = native.cursor()
+    cursor.row_factory = None
+    return cursor
 
 
 def _without_code(error: Exception, sql: str) -> Error:
@@ -388,18 +385,20 @@ class SQLitePool:
             return self._acquire_snapshot()
         self._check_open()
         lending = self._readers if purpose == "read" else self._writers
-        connection = lending.acquire(self._timeout)
-        if connection is None:
-            self._check_open()
-            error = PoolTimeout(f"no connection within {self._timeout:g} s; {self.stats()}")
-            error.stats = self.stats()
-            raise error
+        connection = lending.acquire(self._timeout) or self._none_free()
         try:
             self._check_open()
             return self._reopened(connection, lending) if connection.closed else connection
         except BaseException:
-            lending.release(connection)
+            self.release(connection, again=True)
             raise
+
+    def _none_free(self) -> NoReturn:
+        self._check_open()
+        stats = self.stats()
+        error = PoolTimeout(f"no connection within {self._timeout:g} s; {stats}")
+        error.stats = stats
+        raise error
 
     def _check_open(self) -> None:
         if self._closed:
@@ -437,15 +436,40 @@ class SQLitePool:
                 self._release_snapshot(connection)
             raise
 
+    def execute(self, statement: Statement, values: Sequence[Any]) -> Result:
+        if not statement.reads or self._memory:
+            return execute_alone(self, statement, values)
+        # As there, for a statement that leaves nothing to undo.
+        lending = self._readers
+        connection = lending.acquire(self._timeout) or self._none_free()
+        try:
+            return connection.execute(statement, values)
+        except BackendClosed:
+            if self._closed:
+                raise
+        finally:
+            try:
+                lending.release(connection)
+                if self._closed:
+                    self._close_free()
+            except BaseException:
+                self.release(connection, again=True)
+                raise
+        # This connection alone was closed; `acquire` opens another.
+        return execute_alone(self, statement, values)
+
     def release(self, connection: Connection, *, again: bool = False) -> None:
         lending = self._lent_by.get(connection)
         if lending is None:
             self._release_snapshot(connection)
-        elif not again or lending.held_by_caller(connection):
+            return
+        if not again or lending.held_by_caller(connection):
             clean(connection)
-            if self._closed:
-                self._close(connection)
             lending.release(connection)
+        else:
+            lending.serve()
+        if self._closed:
+            self._close_free()
 
     def _release_snapshot(self, connection: Connection) -> None:
         with self._mutex:
@@ -481,6 +505,9 @@ class SQLitePool:
             spares, self._spares = self._spares, []
         for connection in spares:
             self._close(connection)
+        self._close_free()
+
+    def _close_free(self) -> None:
         for lending in {self._writers, self._readers}:
             for connection in lending.take_free():
                 self._close(connection)

