@@ -25,6 +25,8 @@ SECTIONS: Final = {
     "observers": "benchmarks.observers",
     "concurrency": "benchmarks.concurrency",
     "server": "benchmarks.server",
+    "growth": "benchmarks.growth",
+    "indexes": "benchmarks.indexes",
 }
 BACKENDS: Final[dict[str, list[BackendName]]] = {
     "sqlite": ["sqlite"],

@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from enum import Enum
 from typing import Any, Literal
 
 from prefect_db.dialect import Dialect
-from prefect_db.errors import BadValue
+from prefect_db.errors import BadValue, listing
 from prefect_db.states import StateType
 from prefect_db.values import Array, to_list, to_uuid
 
@@ -189,10 +190,11 @@ class Where:
             inner.add(
                 self._dialect.pick(
                     sqlite=f"(SELECT count(DISTINCT t.value) FROM json_each({column}) AS t WHERE"
-                    f" t.value IN (SELECT value FROM json_each(?))) = {len(wanted)}",
+                    " t.value IN (SELECT value FROM json_each(?))) = ?",
                     postgres=f"({column} ??& CAST(? AS text[]) AND {tagged})",
                 ),
                 Array(wanted),
+                *self._dialect.pick(sqlite=(len(wanted),), postgres=()),
             )
         if leaf.any_ is not None:
             inner.add(
@@ -258,6 +260,19 @@ def _types(values: Sequence[Any]) -> set[StateType]:
 def escape_like(text: str) -> str:
     """The text with LIKE's wildcards taken literally, for `ESCAPE '\\'`."""
     return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+
+
+def order_of(sort: Enum, kind: type[Enum]) -> str:
+    """What stands after ORDER BY: one of these sorts, and nothing else.
+
+    Raises:
+        BadValue: It is none of them.
+    """
+    if not isinstance(sort, kind):
+        names = listing([member.name for member in kind])
+        raise BadValue(f"a {type(sort).__name__} as a sort; it takes {kind.__name__}: {names}")
+    order: str = sort.value
+    return order
 
 
 def page(limit: int | None, offset: int) -> tuple[int, int]:

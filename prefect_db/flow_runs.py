@@ -11,7 +11,7 @@ from uuid import UUID
 
 from prefect_db import new_runs, run_states, state_changes
 from prefect_db.errors import NotFound, SerializationFailure, UsageError
-from prefect_db.filters import page
+from prefect_db.filters import order_of, page
 from prefect_db.ids import given_or_new, slug
 from prefect_db.queryable import Queryable
 from prefect_db.retention import trim as trim
@@ -201,7 +201,9 @@ def find(
         task_runs: Only runs that have such a task run.
     """
     bounds = page(limit, offset)
-    sql, params = flow_run_page(db, FlowRun.columns, sort.value, filter, flows, task_runs)
+    sql, params = flow_run_page(
+        db, FlowRun.columns, order_of(sort, FlowRunSort), filter, flows, task_runs
+    )
     return db.rows(sql, (*params, *bounds), into=FlowRun)
 
 

@@ -15,7 +15,7 @@ from uuid import UUID
 
 from prefect_db import new_runs, run_states, state_changes
 from prefect_db.errors import NotFound, SerializationFailure
-from prefect_db.filters import page
+from prefect_db.filters import order_of, page
 from prefect_db.ids import given_or_new
 from prefect_db.queryable import Queryable
 from prefect_db.row import Record
@@ -175,7 +175,9 @@ def find(
         flow_runs: Only task runs of such flow runs.
     """
     bounds = page(limit, offset)
-    sql, params = task_run_page(db, TaskRun.columns, sort.value, filter, flows, flow_runs)
+    sql, params = task_run_page(
+        db, TaskRun.columns, order_of(sort, TaskRunSort), filter, flows, flow_runs
+    )
     return db.rows(sql, (*params, *bounds), into=TaskRun)
 
 

@@ -594,6 +594,7 @@ def test_no_observer(observer: Any) -> None:
         ("postgresql://h/d?port=x", ("postgresql", "d", "h", None)),
         ("postgresql://h:99999/d", ("postgresql", "d", "h", 99999)),
         ("postgresql://h:/d", ("postgresql", "d", "h", None)),
+        ("postgresql://u]:s3cret@h/d#e", ("postgresql", "d#e", "h", None)),
     ],
 )
 def test_the_database_that_events_name(url: str, expected: tuple[object, ...]) -> None:

@@ -20,13 +20,17 @@ from benchmarks.contestants.by_hand_sqlite.reads import (
     find_flow_runs,
     history,
     read_flow,
-    read_flow_run,
+)
+from benchmarks.contestants.by_hand_sqlite.reads import (
+    read_flow_run as read_flow_run,
 )
 from benchmarks.contestants.by_hand_sqlite.writes import (
     create_flow,
     create_flow_run,
     create_task_run,
-    set_state,
+)
+from benchmarks.contestants.by_hand_sqlite.writes import (
+    set_state as set_state,
 )
 
 SINGLE: Final[dict[str, Callable[..., Any]]] = {
