@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -624,7 +626,7 @@ def make_file(path: str) -> None:
         ConfigurationError: It cannot be made, with the reason.
     """
     try:
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        _make(os.path.realpath(path))
     except (OSError, ValueError) as error:
         reason: object = error.strerror if isinstance(error, OSError) else error
         folder = Path(path).absolute().parent
@@ -635,3 +637,18 @@ def make_file(path: str) -> None:
             f" ({reason}); PREFECT_DATABASE_PATH or the URL must name a file in a folder that"
             " exists and can be written"
         ) from error
+
+
+def _make(path: str) -> None:
+    """Make the file without opening one that SQLite may have open: to close that would end all
+    locks of this process on it, and another process would delete the log of its connections."""
+    try:
+        if sys.platform == "linux":
+            os.mknod(path, 0o600)
+        else:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    except FileExistsError:
+        if os.path.isdir(path):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)) from None
+        if not os.access(path, os.R_OK | os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES)) from None

@@ -327,6 +327,18 @@ class TestLock:
                 connect(f"sqlite:///{path}", migrate=False, busy_timeout=0.2)
             native.execute("COMMIT")
 
+    def test_another_backend_of_the_process_ends_no_lock(
+        self, path: Path, db: Backend, record_fault: RecordFault
+    ) -> None:
+        """Who closes a file ends all locks of its process on it, as POSIX has it: then a process
+        that comes and goes takes itself for the last one, and deletes the log under the others."""
+        for number in range(3):
+            flows.create(db, f"flow {number}")
+            connect(f"sqlite:///{path}").close()
+            assert in_process(read_and_go, str(path)) == f"{number + 1}\n"
+            assert Path(f"{path}-wal").exists()
+        record_fault("another process closes the file", times=3, acknowledged=3)
+
     def test_a_reader_that_stays_does_not_stop_writers(self, path: Path, db: Backend) -> None:
         """It keeps the log from being moved into the file, and so from beginning anew; when it
         goes, the log no longer grows."""
@@ -366,6 +378,12 @@ def keep_everyone_out(path: str, seconds: str) -> None:
         print("held", flush=True)
         time.sleep(float(seconds))
         native.execute("COMMIT")
+
+
+def read_and_go(path: str) -> None:
+    with closing(sqlite3.connect(path)) as native:
+        (number,) = native.execute("SELECT count(*) FROM flow").fetchone()
+    print(number)
 
 
 def read_and_stay(path: str) -> None:
