@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -24,6 +25,8 @@ SECTIONS: Final = {
     "observers": "benchmarks.observers",
     "concurrency": "benchmarks.concurrency",
     "server": "benchmarks.server",
+    "growth": "benchmarks.growth",
+    "indexes": "benchmarks.indexes",
 }
 BACKENDS: Final[dict[str, list[BackendName]]] = {
     "sqlite": ["sqlite"],
@@ -37,6 +40,8 @@ RESULTS: Final = Path(__file__).parent / "results"
 
 def main() -> int:
     arguments = _arguments()
+    # So that the servers and folders are gone then, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     wanted = [arguments.section] if arguments.section else list(SECTIONS)
     with tempfile.TemporaryDirectory(prefix="prefect-db-bench-", dir=DISK) as scratch:
         # Prefect keeps files there from its import on.

@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 
 from prefect_db import flow_runs, task_runs
 from prefect_db.backend import Backend
-from prefect_db.errors import Error, QueryTimeout
+from prefect_db.errors import Error, QueryTimeout, SchemaError
 from prefect_db.migrate import prefect_revision, status
 from prefect_db.queryable import Queryable
 from prefect_db.states import StateType
@@ -287,9 +287,12 @@ def _estimate(db: Queryable, table: str) -> int | None:
     if db.dialect.name == "postgres":
         row = db.row(f"EXPLAIN (FORMAT JSON) SELECT 1 FROM {table}")
         return int(row.json(0)[0]["Plan"]["Plan Rows"]) if row else None
-    return int(
-        db.value(
-            f"SELECT coalesce((SELECT max(rowid) FROM {table}) - (SELECT min(rowid) FROM {table})"
-            " + 1, 0)"
+    try:
+        return int(
+            db.value(
+                f"SELECT coalesce((SELECT max(rowid) FROM {table})"
+                f" - (SELECT min(rowid) FROM {table}) + 1, 0)"
+            )
         )
-    )
+    except SchemaError:
+        return None  # a table WITHOUT ROWID

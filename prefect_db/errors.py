@@ -299,6 +299,7 @@ _SQLITE_CODES: dict[int, type[Error]] = {
     3091: BadValue,
 }
 
+_NO_RIGHT = "42501"
 # PostgreSQL's, to a prepared statement whose table was altered since: it has no code of its own.
 CHANGED_RESULT = "cached plan must not change result type"
 
@@ -357,6 +358,8 @@ def from_sqlstate(
         message = _QUOTED_VALUES.sub('"..."', message)
     error = kind(message, sql=sql, code=sqlstate)
     error.position = position
+    if sqlstate == _NO_RIGHT:
+        error.hint = "grant this right to the database's user, or connect as one who has it"
     if isinstance(error, ConstraintError):
         error.constraint = constraint
         error.table = table

@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from enum import Enum
 from typing import Any, Literal
 
 from prefect_db.dialect import Dialect
-from prefect_db.errors import BadValue
+from prefect_db.errors import BadValue, listing
 from prefect_db.states import StateType
 from prefect_db.values import Array, to_list, to_uuid
 
@@ -119,13 +120,9 @@ class Where:
         """`any_` and `not_any_` of a leaf; `kind` is the column's type on PostgreSQL."""
         if leaf is None:
             return
-        # One parameter, however many the values are: so there is one statement to prepare.
         inner = Where(self._dialect)
         if leaf.any_ is not None:
-            sql = self._dialect.pick(
-                sqlite="IN (SELECT value FROM json_each(?))", postgres=f"= ANY(CAST(? AS {kind}[]))"
-            )
-            inner.add(f"{column} {sql}", Array(_values(leaf.any_, kind)))
+            inner._one_of(column, kind, _values(leaf.any_, kind))
         if isinstance(leaf, Among) and leaf.not_any_:
             sql = self._dialect.pick(
                 sqlite="NOT IN (SELECT value FROM json_each(?))",
@@ -133,6 +130,18 @@ class Where:
             )
             inner.add(f"{column} {sql}", Array(_values(leaf.not_any_, kind)))
         self.group(inner)
+
+    def _one_of(self, column: str, kind: str, values: list[Any]) -> None:
+        if len(values) == 1:
+            # So that SQLite knows: along an index of this column and another, it has their order.
+            mark = self._dialect.pick(sqlite="?", postgres=f"CAST(? AS {kind})")
+            self.add(f"{column} = {mark}", *values)
+        else:
+            # One parameter, however many the values are: so there is one statement to prepare.
+            sql = self._dialect.pick(
+                sqlite="IN (SELECT value FROM json_each(?))", postgres=f"= ANY(CAST(? AS {kind}[]))"
+            )
+            self.add(f"{column} {sql}", Array(values))
 
     def name(self, column: str, leaf: Name | None) -> None:
         """A `Name` of a column."""
@@ -174,22 +183,25 @@ class Where:
         if leaf is None:
             return
         inner = Where(self._dialect, leaf.operator)
+        # Which follows, but PostgreSQL must be told so to use an index of such rows alone.
+        tagged = f"{column} <> CAST('[]' AS jsonb)"
         if leaf.all_:
             wanted = list(dict.fromkeys(to_list(leaf.all_)))
             inner.add(
                 self._dialect.pick(
                     sqlite=f"(SELECT count(DISTINCT t.value) FROM json_each({column}) AS t WHERE"
-                    f" t.value IN (SELECT value FROM json_each(?))) = {len(wanted)}",
-                    postgres=f"{column} ??& CAST(? AS text[])",
+                    " t.value IN (SELECT value FROM json_each(?))) = ?",
+                    postgres=f"({column} ??& CAST(? AS text[]) AND {tagged})",
                 ),
                 Array(wanted),
+                *self._dialect.pick(sqlite=(len(wanted),), postgres=()),
             )
         if leaf.any_ is not None:
             inner.add(
                 self._dialect.pick(
                     sqlite=f"EXISTS (SELECT 1 FROM json_each({column}) AS t WHERE"
                     " t.value IN (SELECT value FROM json_each(?)))",
-                    postgres=f"{column} ??| CAST(? AS text[])",
+                    postgres=f"({column} ??| CAST(? AS text[]) AND {tagged})",
                 ),
                 Array(leaf.any_),
             )
@@ -204,8 +216,12 @@ class Where:
             return
         inner = Where(self._dialect, leaf.operator)
         # Unlike elsewhere, a part that asks nothing is not true in an OR: Prefect leaves it out.
-        if leaf.type is not None and (leaf.type.any_ is not None or leaf.type.not_any_):
-            inner.among(f"{table}.state_type", "state_type", leaf.type)
+        if (types := types_of(leaf)) is not None:
+            # Not one parameter for all: SQLite would take a list for something to search in.
+            cast = self._dialect.pick(sqlite="?", postgres="CAST(? AS state_type)")
+            marks = ", ".join([cast] * len(types))
+            test = f"= {marks}" if len(types) == 1 else f"IN ({marks})"
+            inner.add(f"{table}.state_type {test}" if types else "1 = 0", *types)
         if leaf.name is not None and (leaf.name.any_ is not None or leaf.name.not_any_):
             inner.among(f"{table}.state_name", "varchar", leaf.name)
         self.group(inner)
@@ -218,21 +234,45 @@ class Where:
 def _values(values: Sequence[Any], kind: str) -> list[Any]:
     """The values, if they are of the column's kind: SQLite would compare it with anything."""
     listed = to_list(values)
-    if kind == "uuid":
-        return [to_uuid(value) for value in listed]
-    if kind == "state_type":
-        unknown = [value for value in listed if value not in _STATE_TYPES]
-        if unknown:
-            raise BadValue(f"{unknown[0]!r} is no state type; there are {', '.join(StateType)}")
-    return listed
+    return [to_uuid(value) for value in listed] if kind == "uuid" else listed
 
 
-_STATE_TYPES = frozenset(StateType)
+def types_of(leaf: State) -> list[StateType] | None:
+    """The types of state that are let through; None if that is not asked.
+
+    Raises:
+        BadValue: There is no such type of state.
+    """
+    if leaf.type is None or (leaf.type.any_ is None and not leaf.type.not_any_):
+        return None
+    wanted = set(StateType) if leaf.type.any_ is None else _types(leaf.type.any_)
+    unwanted = _types(leaf.type.not_any_ or ())
+    return [type for type in StateType if type in wanted and type not in unwanted]
+
+
+def _types(values: Sequence[Any]) -> set[StateType]:
+    try:
+        return {StateType(value) for value in to_list(values)}
+    except ValueError as error:
+        raise BadValue(f"{error}; there are {', '.join(StateType)}") from error
 
 
 def escape_like(text: str) -> str:
     """The text with LIKE's wildcards taken literally, for `ESCAPE '\\'`."""
     return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+
+
+def order_of(sort: Enum, kind: type[Enum]) -> str:
+    """What stands after ORDER BY: one of these sorts, and nothing else.
+
+    Raises:
+        BadValue: It is none of them.
+    """
+    if not isinstance(sort, kind):
+        names = listing([member.name for member in kind])
+        raise BadValue(f"a {type(sort).__name__} as a sort; it takes {kind.__name__}: {names}")
+    order: str = sort.value
+    return order
 
 
 def page(limit: int | None, offset: int) -> tuple[int, int]:

@@ -9,9 +9,9 @@ from enum import Enum
 from typing import Any, Final, TypedDict, Unpack
 from uuid import UUID
 
-from prefect_db import run_states, task_runs
+from prefect_db import new_runs, run_states, state_changes
 from prefect_db.errors import NotFound, SerializationFailure, UsageError
-from prefect_db.filters import page
+from prefect_db.filters import order_of, page
 from prefect_db.ids import given_or_new, slug
 from prefect_db.queryable import Queryable
 from prefect_db.retention import trim as trim
@@ -19,13 +19,13 @@ from prefect_db.row import Record
 from prefect_db.run_filters import CreatedBy as CreatedBy
 from prefect_db.run_filters import FlowFilter, TaskRunFilter, of_flow_runs
 from prefect_db.run_filters import FlowRunFilter as FlowRunFilter
+from prefect_db.run_pages import STARTED, flow_run_page
 from prefect_db.states import (
     FLOW_RUN_POLICY,
     State,
     StateColumns,
     StateType,
     complete_policy,
-    make,
 )
 from prefect_db.values import check_text, to_list, to_object, to_uuid
 
@@ -72,8 +72,8 @@ class FlowRunSort(Enum):
     """How `find` orders flow runs: NULL is smallest, and the id decides between equals."""
 
     ID_DESC = "id DESC"
-    START_TIME_ASC = "coalesce(start_time, expected_start_time) ASC NULLS FIRST, id ASC"
-    START_TIME_DESC = "coalesce(start_time, expected_start_time) DESC NULLS LAST, id DESC"
+    START_TIME_ASC = f"{STARTED} ASC NULLS FIRST, id ASC"
+    START_TIME_DESC = f"{STARTED} DESC NULLS LAST, id DESC"
     EXPECTED_START_TIME_ASC = "expected_start_time ASC NULLS FIRST, id ASC"
     EXPECTED_START_TIME_DESC = "expected_start_time DESC NULLS LAST, id DESC"
     NAME_ASC = "name ASC, id ASC"
@@ -117,59 +117,58 @@ def create(
     """
     now = datetime.now(UTC)
     flow_id = to_uuid(flow_id)
+    run_id = given_or_new(id)
+    parent_task_run_id = _id(parent_task_run_id)
     columns = StateColumns(empirical_policy=complete_policy(empirical_policy, FLOW_RUN_POLICY))
+    first = None
+    if state is not None:
+        first = state_changes.entry("flow_run", run_id, parent_task_run_id, state)
+        columns.enter(first.state)
     if job_variables is None and not idempotency_key:
         # Prefect's two ways of inserting differ in what they make of no variables.
         job_variables = {}
-    with db.transaction() as txn:
-        run = FlowRun(
-            id=given_or_new(id),
-            created=now,
-            updated=now,
-            name=check_text(name or slug()),
-            state_type=None,
-            state_name=None,
-            state_timestamp=None,
-            state_id=None,
-            run_count=0,
-            expected_start_time=None,
-            next_scheduled_start_time=None,
-            start_time=None,
-            end_time=None,
-            total_run_time=timedelta(),
-            flow_id=flow_id,
-            flow_version=flow_version,
-            deployment_id=deployment_id,
-            deployment_version=deployment_version,
-            parameters=to_object(parameters or {}),
-            context=to_object(context or {}),
-            empirical_policy=columns.empirical_policy,
-            tags=to_list(tags),
-            labels=_labels(txn, flow_id, labels),
-            idempotency_key=idempotency_key,
-            auto_scheduled=auto_scheduled,
-            parent_task_run_id=parent_task_run_id,
-            infrastructure_document_id=infrastructure_document_id,
-            infrastructure_pid=infrastructure_pid,
-            work_queue_id=work_queue_id,
-            work_queue_name=work_queue_name,
-            created_by=None if created_by is None else {**_CREATOR, **to_object(created_by)},
-            job_variables=None if job_variables is None else to_object(job_variables),
-        )
-        created = txn.row(
-            f"INSERT INTO flow_run ({FlowRun.columns}) VALUES ({FlowRun.marks})"
-            f" ON CONFLICT (flow_id, idempotency_key) DO NOTHING RETURNING {FlowRun.columns}",
-            run.params(),
-            into=FlowRun,
-        )
-        if created is None:
-            return _by_idempotency_key(txn, flow_id, idempotency_key)
-        if state is None:
-            return created
-        stored = _enter(txn, created.id, columns, state, parent=parent_task_run_id)
-        created = _write(txn, created.id, columns)
-        _mirror(txn, created.id, parent_task_run_id, stored)
-        return created
+    run = FlowRun(
+        id=run_id,
+        created=now,
+        updated=now,
+        name=check_text(name or slug()),
+        state_type=columns.state_type,
+        state_name=columns.state_name,
+        state_timestamp=columns.state_timestamp,
+        state_id=columns.state_id,
+        run_count=columns.run_count,
+        expected_start_time=columns.expected_start_time,
+        next_scheduled_start_time=columns.next_scheduled_start_time,
+        start_time=columns.start_time,
+        end_time=columns.end_time,
+        total_run_time=columns.total_run_time,
+        flow_id=flow_id,
+        flow_version=flow_version,
+        deployment_id=_id(deployment_id),
+        deployment_version=deployment_version,
+        parameters=to_object(parameters or {}),
+        context=to_object(context or {}),
+        empirical_policy=columns.empirical_policy,
+        tags=to_list(tags),
+        labels={"prefect.flow.id": str(flow_id), **(labels or {})},
+        idempotency_key=idempotency_key,
+        auto_scheduled=auto_scheduled,
+        parent_task_run_id=parent_task_run_id,
+        infrastructure_document_id=_id(infrastructure_document_id),
+        infrastructure_pid=infrastructure_pid,
+        work_queue_id=_id(work_queue_id),
+        work_queue_name=work_queue_name,
+        created_by=None if created_by is None else {**_CREATOR, **to_object(created_by)},
+        job_variables=None if job_variables is None else to_object(job_variables),
+    )
+    if first is None or parent_task_run_id is None:
+        created = new_runs.create(db, "flow_run", run, first)
+    else:
+        with db.transaction() as txn:
+            created = new_runs.create(txn, "flow_run", run, first)
+            if created is not None:
+                state_changes.copy_state(txn, run_id, parent_task_run_id, first.state)
+    return created or _by_idempotency_key(db, flow_id, idempotency_key)
 
 
 def get(db: Queryable, flow_run_id: UUID, *, for_update: bool = False) -> FlowRun | None:
@@ -201,12 +200,11 @@ def find(
         flows: Only runs of such flows.
         task_runs: Only runs that have such a task run.
     """
-    where = of_flow_runs(db.dialect, filter, flows, task_runs)
-    return db.rows(
-        f"SELECT {FlowRun.columns} FROM flow_run{where.sql} ORDER BY {sort.value} LIMIT ? OFFSET ?",
-        (*where.params, *page(limit, offset)),
-        into=FlowRun,
+    bounds = page(limit, offset)
+    sql, params = flow_run_page(
+        db, FlowRun.columns, order_of(sort, FlowRunSort), filter, flows, task_runs
     )
+    return db.rows(sql, (*params, *bounds), into=FlowRun)
 
 
 def count(
@@ -331,69 +329,7 @@ def set_state(db: Queryable, flow_run_id: UUID, state: State) -> State:
         NotFound: There is no such flow run.
         UniqueViolation: Another state has this id.
     """
-    flow_run_id = to_uuid(flow_run_id)
-    with db.transaction() as txn:
-        lock = db.dialect.pick(sqlite="", postgres=" FOR UPDATE")
-        run = txn.row(
-            f"SELECT {StateColumns.columns}, parent_task_run_id FROM flow_run WHERE id = ?{lock}",
-            (flow_run_id,),
-            into=_Locked,
-        )
-        if run is None:
-            raise NotFound(f"no flow run {flow_run_id}")
-        parent = run.parent_task_run_id
-        stored = _enter(txn, flow_run_id, run, state, parent=parent)
-        _write(txn, flow_run_id, run)
-        _mirror(txn, flow_run_id, parent, stored)
-        return stored
-
-
-@dataclass(slots=True)
-class _Locked(StateColumns):
-    parent_task_run_id: UUID | None = None
-
-
-def _enter(
-    txn: Queryable,
-    flow_run_id: UUID,
-    columns: StateColumns,
-    state: State,
-    *,
-    parent: UUID | None,
-) -> State:
-    details = {"flow_run_id": flow_run_id} | ({"task_run_id": parent} if parent else {})
-    return run_states.enter(
-        txn,
-        "flow_run",
-        flow_run_id,
-        columns,
-        state,
-        details=details,
-        artifact_of={"flow_run_id": flow_run_id},
-    )
-
-
-def _mirror(txn: Queryable, flow_run_id: UUID, parent: UUID | None, state: State) -> None:
-    """Give the task run that stands for a subflow a copy of the subflow run's state."""
-    if parent is not None:
-        copy = make(
-            state.type,
-            name=state.name,
-            message=state.message,
-            data=state.data,
-            details={**state.state_details, "child_flow_run_id": flow_run_id},
-        )
-        task_runs.set_state(txn, parent, copy)
-
-
-def _write(txn: Queryable, flow_run_id: UUID, columns: StateColumns) -> FlowRun:
-    run = txn.row(
-        f"UPDATE flow_run SET {run_states.ASSIGNMENTS}, updated = {txn.dialect.clock}"
-        f" WHERE id = ? RETURNING {FlowRun.columns}",
-        (*run_states.derived(columns), flow_run_id),
-        into=FlowRun,
-    )
-    return _found(run, flow_run_id)
+    return state_changes.set_state(db, "flow_run", to_uuid(flow_run_id), state)
 
 
 def _found(run: FlowRun | None, flow_run_id: UUID) -> FlowRun:
@@ -402,18 +338,16 @@ def _found(run: FlowRun | None, flow_run_id: UUID) -> FlowRun:
     return run
 
 
+def _id(value: Any) -> UUID | None:
+    return None if value is None else to_uuid(value)
+
+
 # What Prefect stores of a creator, in its order.
 _CREATOR: Final = {"id": None, "type": None, "display_value": None}
 
 
-def _labels(txn: Queryable, flow_id: UUID, labels: Mapping[str, Any] | None) -> dict[str, Any]:
-    row = txn.row("SELECT labels FROM flow WHERE id = ?", (flow_id,))
-    inherited = (row and row.json("labels")) or {}
-    return {**inherited, "prefect.flow.id": str(flow_id), **(labels or {})}
-
-
-def _by_idempotency_key(txn: Queryable, flow_id: UUID, key: str | None) -> FlowRun:
-    run = txn.row(
+def _by_idempotency_key(db: Queryable, flow_id: UUID, key: str | None) -> FlowRun:
+    run = db.row(
         f"SELECT {FlowRun.columns} FROM flow_run WHERE flow_id = ? AND idempotency_key = ?",
         (flow_id, key),
         into=FlowRun,

@@ -10,7 +10,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from prefect_db.errors import NotFound, SerializationFailure
-from prefect_db.filters import page
+from prefect_db.filters import order_of, page
 from prefect_db.ids import given_or_new
 from prefect_db.queryable import Queryable
 from prefect_db.row import Record
@@ -104,8 +104,9 @@ def find(
             is given too.
     """
     where = of_flows(db.dialect, filter, flow_runs, task_runs)
+    order = order_of(sort, FlowSort)
     return db.rows(
-        f"SELECT {Flow.columns} FROM flow{where.sql} ORDER BY {sort.value} LIMIT ? OFFSET ?",
+        f"SELECT {Flow.columns} FROM flow{where.sql} ORDER BY {order} LIMIT ? OFFSET ?",
         (*where.params, *page(limit, offset)),
         into=Flow,
     )

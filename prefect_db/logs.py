@@ -10,7 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from prefect_db.errors import BadValue
-from prefect_db.filters import AnyOf, Operator, Reference, Time, Where, page
+from prefect_db.filters import AnyOf, Operator, Reference, Time, Where, order_of, page
 from prefect_db.ids import uuid7
 from prefect_db.queryable import Queryable
 from prefect_db.row import Record
@@ -147,8 +147,9 @@ def find(
 ) -> list[Log]:
     """The log lines that the filter lets through, a page of them."""
     where = _where(db, filter)
+    order = order_of(sort, LogSort)
     return db.rows(
-        f"SELECT {Log.columns} FROM log{where.sql} ORDER BY {sort.value} LIMIT ? OFFSET ?",
+        f"SELECT {Log.columns} FROM log{where.sql} ORDER BY {order} LIMIT ? OFFSET ?",
         (*where.params, *page(limit, offset)),
         into=Log,
     )
@@ -162,7 +163,7 @@ def count(db: Queryable, filter: LogFilter | None = None) -> int:
 
 def delete(db: Queryable, flow_run_id: UUID) -> int:
     """Delete the log lines of a flow run and its tasks; how many there were."""
-    return db.execute("DELETE FROM log WHERE flow_run_id = ?", (flow_run_id,))
+    return db.execute("DELETE FROM log WHERE flow_run_id = ?", (to_uuid(flow_run_id),))
 
 
 def _where(db: Queryable, filter: LogFilter | None) -> Where:

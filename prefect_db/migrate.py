@@ -46,6 +46,9 @@ _OUTSIDE: Final = re.compile(r"\A\s*--\s*no-transaction\s*$", re.MULTILINE)
 # Any number, but always the same: it is the name of the advisory lock.
 _LOCK_KEY: Final = 7_305_229_113
 _POLL: Final = 0.05
+# Seconds that a statement of a migration waits for a table that others use, and that everyone who
+# came after it has waited as well: so they get as long before it is tried again.
+_TABLE_WAIT: Final = 2.0
 
 _CREATE_TABLE: Final = {
     "sqlite": "CREATE TABLE IF NOT EXISTS _migrations"
@@ -121,8 +124,9 @@ def migrate(
         db: Where.
         directory: The host's folder of `NNN_name/sqlite.sql` and `NNN_name/postgres.sql`.
         owner: The host's name, with `directory`: lower-case letters, digits, `_` and `-`.
-        lock_timeout: Seconds to wait for another process that migrates; on SQLite at least
-            busy_timeout.
+        lock_timeout: Seconds to wait for another process that migrates, and on PostgreSQL for
+            tables that others use: a statement waits two seconds for one, is undone and tried
+            again, so that it holds up nobody for longer. On SQLite at least busy_timeout.
         dry_run: Apply nothing, write nothing.
 
     Returns:
@@ -377,6 +381,8 @@ def _apply_next(
     with _foreign_keys_off(connection, dialect):
         _begin(connection, deadline)
         try:
+            if dialect.name == "postgres":
+                _execute(connection, f"SET LOCAL lock_timeout = {int(_TABLE_WAIT * 1000)}")
             _execute(connection, _CREATE_TABLE[dialect.name])
             try:
                 pending = _plan(connection, dialect, migrations, owner)
@@ -392,6 +398,12 @@ def _apply_next(
                     _check_foreign_keys(connection, dialect, migration)
                 _record(connection, dialect, migration, done=migration.transactional)
             connection.commit()
+        except Busy as busy:
+            connection.rollback()
+            if time.monotonic() + _TABLE_WAIT > deadline:
+                raise _in_use(busy) from busy
+            time.sleep(_TABLE_WAIT)
+            return None
         except BaseException:
             connection.rollback()
             raise
@@ -402,6 +414,7 @@ def _apply_next(
         return ""
     if not migration.transactional:
         _run_script(connection, dialect, migration)
+        _check_indexes(connection, dialect, migration)
         _record(connection, dialect, migration, done=True)
     return migration.id
 
@@ -427,8 +440,18 @@ def _run_script(connection: Connection, dialect: Dialect, migration: Migration) 
             _execute(connection, sql)
         except Unavailable:
             raise
+        except Busy as error:
+            if migration.transactional:
+                raise
+            raise _failed(migration, offset, error) from error
         except Error as error:
             raise _failed(migration, offset + max(error.position - 1, 0), error) from error
+
+
+def _in_use(busy: Busy) -> LockTimeout:
+    error = LockTimeout("others have used a table of this all the time", sql=busy.sql)
+    error.hint = f"{busy.sql}: end the transactions that use it, or try when they are fewer"
+    return error
 
 
 def _failed(migration: Migration, offset: int, error: Error) -> Failed:
@@ -468,6 +491,21 @@ def _check_foreign_keys(connection: Connection, dialect: Dialect, migration: Mig
             raise _failed(migration, 0, violation)
 
 
+def _check_indexes(connection: Connection, dialect: Dialect, migration: Migration) -> None:
+    """On PostgreSQL, CREATE INDEX CONCURRENTLY leaves an invalid index when it fails, and with
+    IF NOT EXISTS takes it for a good one the next time."""
+    if dialect.name == "postgres":
+        for (name,) in _execute(
+            connection,
+            "SELECT c.relname FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid"
+            " WHERE NOT i.indisvalid AND pg_table_is_visible(c.oid)",
+            reads=True,
+        ):
+            if found := re.search(rf"\b{re.escape(str(name))}\b", migration.script):
+                message = f"the index {name} is invalid; DROP INDEX CONCURRENTLY {name}"
+                raise _failed(migration, found.start(), SchemaError(message))
+
+
 def _check_prefect(connection: Connection, dialect: Dialect) -> None:
     """Refuse a database of Prefect's that lacks what our SQL needs."""
     sql = dialect.pick(
@@ -488,15 +526,21 @@ def _check_prefect(connection: Connection, dialect: Dialect) -> None:
         )
 
 
+# What Prefect does not have, and we can do without.
+_OPTIONAL: Final = "flow_run_tag"
+
+
 def _needed() -> list[tuple[str, str]]:
-    """All tables and columns of ours, read from the schema itself. They are one on both engines."""
+    """All tables and columns that we need, read from the schema itself. They are one on both
+    engines.
+    """
     schema = (files("prefect_db") / "schema" / "sqlite.sql").read_text(encoding="utf-8")
     scratch = sqlite3.connect(":memory:")
     try:
         scratch.executescript(schema)
         return scratch.execute(
             "SELECT m.name, c.name FROM sqlite_master AS m JOIN pragma_table_info(m.name) AS c"
-            " WHERE m.type = 'table' ORDER BY m.name, c.cid"
+            f" WHERE m.type = 'table' AND m.name <> '{_OPTIONAL}' ORDER BY m.name, c.cid"
         ).fetchall()
     finally:
         scratch.close()

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol, Self, TypeVar
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, unquote
 
 from prefect_db.errors import ConfigurationError
 
@@ -154,10 +154,9 @@ class Outcome(NamedTuple):
 class Observer:
     """Told of each event's start and end. Subclass it, and pass one to `connect(observer=...)`.
 
-    Its methods are called in the thread that does the work (psycopg_pool opens and closes
-    connections in threads of its own), by several threads at once, and must be quick. What they
-    raise is logged, once, and harms nobody. Statements that they run on the Backend itself are
-    not observed.
+    Its methods are called in the thread that does the work, by several threads at once, and must
+    be quick. What they raise is logged, once, and harms nobody. Statements that they run on the
+    Backend itself are not observed.
 
     Attributes:
         params: Set it to True to be given the parameters of statements.
@@ -313,10 +312,11 @@ def _database(settings: Settings) -> Database:
         # A pool of the host's.
         return Database(settings.scheme, "")
     # What is masked has no password, and is all that anybody may see.
-    parts = urlsplit(settings.masked)
-    query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
-    name = query.get("dbname") or unquote(parts.path.removeprefix("/"))
-    place = _PLACE.fullmatch(parts.netloc.rpartition("@")[2])
+    head, _, parameters = settings.masked.partition("://")[2].partition("?")
+    netloc, _, path = head.rpartition("@")[2].partition("/")
+    query = {name: values[-1] for name, values in parse_qs(parameters).items()}
+    name = query.get("dbname") or unquote(path)
+    place = _PLACE.fullmatch(netloc)
     host = query.get("host") or (unquote(place[1]).strip("[]") if place else "")
     port = query.get("port") or (place[2] if place else None) or ""
     if not place or not host or "," in host:

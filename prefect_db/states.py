@@ -173,6 +173,10 @@ _DETAILS: Final[dict[str, tuple[Any, Callable[[Any], Any]]]] = {
 }
 
 
+_DEFAULTS: Final = {key: default for key, (default, _) in _DETAILS.items()}
+_STORED: Final = tuple((key, to) for key, (_, to) in _DETAILS.items() if to is not _itself)
+
+
 def complete_details(given: Mapping[str, Any], due: datetime | None = None) -> dict[str, Any]:
     """All keys of state_details as Prefect stores them: ids as text, times too in their own zone,
     in its order.
@@ -184,13 +188,14 @@ def complete_details(given: Mapping[str, Any], due: datetime | None = None) -> d
     Raises:
         BadValue: An unknown key, or a value of the wrong kind.
     """
-    unknown = [key for key in given if key not in _DETAILS]
-    if unknown:
-        raise BadValue(f"state_details has no {', '.join(unknown)}; it has {', '.join(_DETAILS)}")
-    complete = {}
-    for key, (default, store) in _DETAILS.items():
-        value = given.get(key, default)
-        complete[key] = value if value is None else store(value)
+    complete = {**_DEFAULTS, **given}
+    if len(complete) > len(_DEFAULTS):
+        unknown = [key for key in given if key not in _DEFAULTS]
+        raise BadValue(f"state_details has no {', '.join(unknown)}; it has {', '.join(_DEFAULTS)}")
+    for key, store in _STORED:
+        value = complete[key]
+        if value is not None:
+            complete[key] = store(value)
     if due is not None and complete["scheduled_time"] is None:
         complete["scheduled_time"] = _iso(due)
     return complete
@@ -225,7 +230,10 @@ def complete_policy(given: Mapping[str, Any] | None, defaults: Mapping[str, Any]
 
 @dataclass(slots=True)
 class StateColumns(Record):
-    """The columns of a run that follow from its states; the initial values are a new run's."""
+    """The columns of a run that follow from its states; the initial values are a new run's.
+
+    On PostgreSQL the rules are those of `state_changes.FOLLOWING`, the same in SQL.
+    """
 
     state_id: UUID | None = None
     state_type: StateType | None = None
@@ -244,7 +252,7 @@ class StateColumns(Record):
         # A run whose state row was deleted keeps state_type, and counts as one without a state.
         before = self.state_type if self.state_id is not None else None
         ends = state.type in TERMINAL
-        runs = state.type is StateType.RUNNING
+        runs = state.type == StateType.RUNNING
         if runs and self.start_time is None:
             self.start_time = state.timestamp
         if before in TERMINAL and not ends:
@@ -255,7 +263,7 @@ class StateColumns(Record):
         if before is StateType.RUNNING and self.state_timestamp is not None:
             self.total_run_time += state.timestamp - self.state_timestamp
         scheduled_time = None
-        if state.type is StateType.SCHEDULED:
+        if state.type == StateType.SCHEDULED:
             scheduled_time = to_datetime(state.state_details["scheduled_time"])
         if self.expected_start_time is None:
             self.expected_start_time = scheduled_time or state.timestamp

@@ -13,9 +13,9 @@ from enum import Enum
 from typing import Any
 from uuid import UUID
 
-from prefect_db import run_states
+from prefect_db import new_runs, run_states, state_changes
 from prefect_db.errors import NotFound, SerializationFailure
-from prefect_db.filters import page
+from prefect_db.filters import order_of, page
 from prefect_db.ids import given_or_new
 from prefect_db.queryable import Queryable
 from prefect_db.row import Record
@@ -23,6 +23,7 @@ from prefect_db.run_filters import FlowFilter, FlowRunFilter, of_task_runs
 from prefect_db.run_filters import OfFlowRun as OfFlowRun
 from prefect_db.run_filters import SubflowRuns as SubflowRuns
 from prefect_db.run_filters import TaskRunFilter as TaskRunFilter
+from prefect_db.run_pages import task_run_page
 from prefect_db.states import (
     TASK_RUN_POLICY,
     State,
@@ -31,7 +32,7 @@ from prefect_db.states import (
     complete_policy,
 )
 from prefect_db.task_run_events import record as record
-from prefect_db.values import check_text, to_list, to_object, to_uuid
+from prefect_db.values import check_text, to_datetime, to_list, to_object, to_uuid
 
 
 @dataclass(slots=True)
@@ -103,57 +104,45 @@ def create(
         BadValue: A value cannot be stored.
     """
     now = datetime.now(UTC)
-    flow_run_id = None if flow_run_id is None else to_uuid(flow_run_id)
-    with db.transaction() as txn:
-        columns = StateColumns(empirical_policy=complete_policy(empirical_policy, TASK_RUN_POLICY))
-        run = TaskRun(
-            id=given_or_new(id),
-            created=now,
-            updated=now,
-            name=check_text(name),
-            state_type=None,
-            state_name=None,
-            state_timestamp=None,
-            state_id=None,
-            run_count=0,
-            expected_start_time=None,
-            next_scheduled_start_time=None,
-            start_time=None,
-            end_time=None,
-            total_run_time=timedelta(),
-            flow_run_id=flow_run_id,
-            task_key=check_text(task_key),
-            dynamic_key=check_text(dynamic_key),
-            cache_key=cache_key,
-            cache_expiration=cache_expiration,
-            task_version=task_version,
-            flow_run_run_count=0,
-            empirical_policy=columns.empirical_policy,
-            task_inputs=to_object(task_inputs or {}),
-            tags=to_list(tags),
-            labels=_labels(txn, flow_run_id, labels),
-        )
-        if flow_run_id is None:
-            # NULLs never conflict: without a flow run, uniqueness is looked up.
-            existing = _by_natural_key(txn, None, task_key, dynamic_key)
-            if existing is not None:
-                return existing
-        created = txn.row(
-            f"INSERT INTO task_run ({TaskRun.columns}) VALUES ({TaskRun.marks})"
-            " ON CONFLICT (flow_run_id, task_key, dynamic_key) DO NOTHING"
-            f" RETURNING {TaskRun.columns}",
-            run.params(),
-            into=TaskRun,
-        )
-        if created is None:
-            existing = _by_natural_key(txn, flow_run_id, task_key, dynamic_key)
-            if existing is None:
-                raise SerializationFailure("the task run was deleted meanwhile")
-            return existing
-        if state is None:
-            return created
-        _enter(txn, created.id, columns, state, flow_run_id=flow_run_id)
-        return _write(txn, created.id, columns)
+    run_id = given_or_new(id)
+    labels = dict(labels or {})
+    if flow_run_id is not None:
+        flow_run_id = to_uuid(flow_run_id)
+        labels = {"prefect.flow-run.id": str(flow_run_id), **labels}
+    columns = StateColumns(empirical_policy=complete_policy(empirical_policy, TASK_RUN_POLICY))
+    first = None
+    if state is not None:
+        first = state_changes.entry("task_run", run_id, flow_run_id, state)
+        columns.enter(first.state)
+    run = TaskRun(
+        id=run_id,
+        created=now,
+        updated=now,
+        name=check_text(name),
+        state_type=columns.state_type,
+        state_name=columns.state_name,
+        state_timestamp=columns.state_timestamp,
+        state_id=columns.state_id,
+        run_count=columns.run_count,
+        expected_start_time=columns.expected_start_time,
+        next_scheduled_start_time=columns.next_scheduled_start_time,
+        start_time=columns.start_time,
+        end_time=columns.end_time,
+        total_run_time=columns.total_run_time,
+        flow_run_id=flow_run_id,
+        task_key=check_text(task_key),
+        dynamic_key=check_text(dynamic_key),
+        cache_key=cache_key,
+        cache_expiration=None if cache_expiration is None else to_datetime(cache_expiration),
+        task_version=task_version,
+        flow_run_run_count=0,
+        empirical_policy=columns.empirical_policy,
+        task_inputs=to_object(task_inputs or {}),
+        tags=to_list(tags),
+        labels=labels,
+    )
+    created = new_runs.create(db, "task_run", run, first)
+    return created or _by_natural_key(db, flow_run_id, task_key, dynamic_key)
 
 
 def get(db: Queryable, task_run_id: UUID, *, for_update: bool = False) -> TaskRun | None:
@@ -185,12 +174,11 @@ def find(
         flows: Only task runs of runs of such flows.
         flow_runs: Only task runs of such flow runs.
     """
-    where = of_task_runs(db.dialect, filter, flows, flow_runs)
-    return db.rows(
-        f"SELECT {TaskRun.columns} FROM task_run{where.sql} ORDER BY {sort.value} LIMIT ? OFFSET ?",
-        (*where.params, *page(limit, offset)),
-        into=TaskRun,
+    bounds = page(limit, offset)
+    sql, params = task_run_page(
+        db, TaskRun.columns, order_of(sort, TaskRunSort), filter, flows, flow_runs
     )
+    return db.rows(sql, (*params, *bounds), into=TaskRun)
 
 
 def count(
@@ -252,70 +240,19 @@ def set_state(db: Queryable, task_run_id: UUID, state: State) -> State:
         NotFound: There is no such task run.
         UniqueViolation: Another state has this id.
     """
-    task_run_id = to_uuid(task_run_id)
-    with db.transaction() as txn:
-        lock = db.dialect.pick(sqlite="", postgres=" FOR UPDATE")
-        run = txn.row(
-            f"SELECT {StateColumns.columns}, flow_run_id FROM task_run WHERE id = ?{lock}",
-            (task_run_id,),
-            into=_Locked,
-        )
-        if run is None:
-            raise NotFound(f"no task run {task_run_id}")
-        stored = _enter(txn, task_run_id, run, state, flow_run_id=run.flow_run_id)
-        _write(txn, task_run_id, run)
-        return stored
-
-
-@dataclass(slots=True)
-class _Locked(StateColumns):
-    flow_run_id: UUID | None = None
-
-
-def _enter(
-    txn: Queryable,
-    task_run_id: UUID,
-    columns: StateColumns,
-    state: State,
-    *,
-    flow_run_id: UUID | None,
-) -> State:
-    ids = {"flow_run_id": flow_run_id, "task_run_id": task_run_id}
-    return run_states.enter(
-        txn, "task_run", task_run_id, columns, state, details=ids, artifact_of=ids
-    )
-
-
-def _write(txn: Queryable, task_run_id: UUID, columns: StateColumns) -> TaskRun:
-    run = txn.row(
-        f"UPDATE task_run SET {run_states.ASSIGNMENTS}, updated = {txn.dialect.clock}"
-        f" WHERE id = ? RETURNING {TaskRun.columns}",
-        (*run_states.derived(columns), task_run_id),
-        into=TaskRun,
-    )
-    if run is None:
-        raise NotFound(f"no task run {task_run_id}")
-    return run
-
-
-def _labels(
-    txn: Queryable, flow_run_id: UUID | None, labels: Mapping[str, Any] | None
-) -> dict[str, Any]:
-    if flow_run_id is None:
-        return dict(labels or {})
-    row = txn.row("SELECT labels FROM flow_run WHERE id = ?", (flow_run_id,))
-    inherited = (row and row.json("labels")) or {}
-    return {**inherited, "prefect.flow-run.id": str(flow_run_id), **(labels or {})}
+    return state_changes.set_state(db, "task_run", to_uuid(task_run_id), state)
 
 
 def _by_natural_key(
-    txn: Queryable, flow_run_id: UUID | None, task_key: str, dynamic_key: str
-) -> TaskRun | None:
+    db: Queryable, flow_run_id: UUID | None, task_key: str, dynamic_key: str
+) -> TaskRun:
     same = "flow_run_id = ?" if flow_run_id else "flow_run_id IS NULL"
-    rows = txn.rows(
+    rows = db.rows(
         f"SELECT {TaskRun.columns} FROM task_run WHERE {same} AND task_key = ?"
         " AND dynamic_key = ? ORDER BY id LIMIT 1",
         (*([flow_run_id] if flow_run_id else []), task_key, dynamic_key),
         into=TaskRun,
     )
-    return rows[0] if rows else None
+    if not rows:
+        raise SerializationFailure("the task run was deleted meanwhile")
+    return rows[0]

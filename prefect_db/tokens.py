@@ -81,6 +81,8 @@ POSTGRES_TOKENS: Final = re.compile(
 _COMMENT_EDGE: Final = re.compile(r"/\*|\*/")
 _JOINS: Final = re.compile(r"[\w$\x80-\U0010ffff]")
 
+# All other blanks that Python knows are letters of a word to both engines, or no SQL.
+_SPACE: Final = " \t\n\r\f\v"
 _WRITING: Final = frozenset({"insert", "update", "delete", "replace", "merge", "into"})
 _ROUTINE: Final = re.compile(
     "create (or replace )?(temp |temporary |constraint )?(function|procedure|trigger) "
@@ -188,13 +190,13 @@ def split_script(script: str, pattern: re.Pattern[str]) -> list[tuple[int, str]]
     in_body = may_end = False
     for kind, start, end, text in tokens(pattern, script):
         if begin is None:
-            operators = script[previous:start].lstrip()
+            operators = script[previous:start].lstrip(_SPACE)
             if operators or kind not in ("comment", "end"):
                 begin = start - len(operators)
         previous = end
         if kind == "end" and not in_body and parentheses == 0:
             if begin is not None:
-                statements.append((begin, script[begin:start].rstrip()))
+                statements.append((begin, script[begin:start].rstrip(_SPACE)))
             begin, words, last, parentheses = None, "", "", 0
         elif kind == "paren":
             parentheses = max(parentheses + (1 if text == "(" else -1), 0)
@@ -211,9 +213,9 @@ def split_script(script: str, pattern: re.Pattern[str]) -> list[tuple[int, str]]
             may_end = kind == "end" or last == "atomic"
     if in_body:
         raise ProgrammingError("a BEGIN without its END", sql=script)
-    rest = script[previous:].lstrip()
+    rest = script[previous:].lstrip(_SPACE)
     if begin is None and rest:
         begin = len(script) - len(rest)
     if begin is not None:
-        statements.append((begin, script[begin:].rstrip()))
+        statements.append((begin, script[begin:].rstrip(_SPACE)))
     return statements

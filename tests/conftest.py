@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from prefect_db import Backend, connect
+from prefect_db.config import DEFAULTS
 from prefect_db.testing import create_database, postgres_server
+from tests.pgbouncer import pgbouncer
+
+pytest_plugins = ["tests.faults.report"]
 
 BACKENDS = ("sqlite", "postgres")
 
@@ -24,6 +28,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="run the tests that take a database on this one only",
     )
     parser.addoption(
+        "--pgbouncer",
+        action="store_true",
+        help="put PgBouncer, in transaction mode, between the tests and PostgreSQL",
+    )
+    parser.addoption(
         "--update-costs",
         action="store_true",
         help="let tests/contract/test_costs.py write the figures that it measures",
@@ -31,8 +40,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--pgbouncer"):
+        DEFAULTS["pgbouncer"] = True
     config.addinivalue_line(
         "markers", "only(backend, reason): a test of what one backend alone has, and why"
+    )
+    config.addinivalue_line(
+        "markers", "direct(reason): a test that PgBouncer must not stand between, and why"
     )
 
 
@@ -45,11 +59,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     chosen = config.getoption("--backend")
+    through = config.getoption("--pgbouncer")
     kept: list[pytest.Item] = []
     left: list[pytest.Item] = []
     for item in items:
         backend = _backend_of(item)
-        (kept if chosen == "all" or backend in (None, chosen) else left).append(item)
+        wanted = chosen == "all" or backend in (None, chosen)
+        if through and item.get_closest_marker("direct"):
+            wanted = False
+        (kept if wanted else left).append(item)
         item.user_properties.append(("backend", backend))
     items[:] = kept
     if left:
@@ -60,7 +78,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     ran: dict[str, Counter[str]] = {}
     for outcome in ("passed", "failed", "error"):
         for report in terminalreporter.getreports(outcome):
-            backend = dict(report.user_properties).get("backend") or "no database"
+            backend = dict(getattr(report, "user_properties", ())).get("backend") or "no database"
             ran.setdefault(str(backend), Counter())[outcome] += 1
     terminalreporter.section("backends")
     for name in ("no database", *BACKENDS):
@@ -104,6 +122,16 @@ def postgres_url() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
+def route(postgres_url: str, pytestconfig: pytest.Config) -> Iterator[Callable[[str], str]]:
+    """How the tests reach a database of the server."""
+    if pytestconfig.getoption("--pgbouncer"):
+        with pgbouncer(postgres_url) as route:
+            yield route
+    else:
+        yield lambda url: url
+
+
+@pytest.fixture(scope="session")
 def postgres_template(postgres_url: str) -> Iterator[str]:
     with create_database(postgres_url) as url:
         connect(url).close()
@@ -130,7 +158,7 @@ def url(backend_name: str, request: pytest.FixtureRequest, tmp_path: Path) -> It
         yield f"sqlite:///{tmp_path}/test.db"
     else:
         with create_database(request.getfixturevalue("postgres_url")) as url:
-            yield url
+            yield request.getfixturevalue("route")(url)
 
 
 @pytest.fixture
@@ -142,7 +170,7 @@ def db(backend_name: str, request: pytest.FixtureRequest, tmp_path: Path) -> Ite
     else:
         server = request.getfixturevalue("postgres_url")
         with create_database(server, request.getfixturevalue("postgres_template")) as url:
-            yield from _connected(url)
+            yield from _connected(request.getfixturevalue("route")(url))
 
 
 def _connected(url: str) -> Iterator[Backend]:

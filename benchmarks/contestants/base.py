@@ -11,6 +11,8 @@ from uuid import UUID
 
 from prefect_db.states import State
 
+Execute = Callable[..., Any]
+
 
 @dataclass(slots=True)
 class NewFlow:

@@ -166,10 +166,11 @@ async def _accept(websocket: WebSocket) -> bool:
         return True
     await websocket.accept("prefect")
     try:
-        message = parse((await websocket.receive_text()).encode())
+        async with asyncio.timeout(websocket.app.state.settings.body_timeout):
+            message = parse((await websocket.receive_text()).encode())
     except (WebSocketDisconnect, KeyError):
         return False
-    except Invalid:
+    except (Invalid, TimeoutError):
         message = None
     if not isinstance(message, dict) or message.get("type") != "auth":
         await websocket.close(_POLICY_VIOLATION, "the first message is to be one of type auth")

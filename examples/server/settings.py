@@ -15,7 +15,7 @@ class Settings:
         auth_string: `user:password` that requests must carry; None: no authentication.
         pool_timeout: Seconds that a request waits for a connection before it is answered with 503.
         max_body: Bytes of a request's body, at most.
-        body_timeout: Seconds within which a body must have come.
+        body_timeout: Seconds within which a body must have come, or the handshake of a websocket.
         batch_size: Events that are written together, at most.
         batch_seconds: How long the first of them waits for others.
         queue_size: Events that wait to be written, at most; after that, senders wait.

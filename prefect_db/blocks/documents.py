@@ -19,7 +19,8 @@ from prefect_db.blocks.masking import unmask
 from prefect_db.blocks.nesting import BlockDocument, Node, columns, read
 from prefect_db.blocks.types import forget_default_storage
 from prefect_db.errors import BadValue, CheckViolation, NotFound
-from prefect_db.ids import uuid7
+from prefect_db.filters import order_of
+from prefect_db.ids import given_or_new, uuid7
 from prefect_db.queryable import Queryable
 from prefect_db.values import Json, dump_json, to_uuid
 
@@ -63,7 +64,8 @@ def create_document(
             raise BadValue("a block document without a name that is not anonymous")
         name = f"anonymous-{uuid4()}"
     plain, references = _split(data)
-    document_id = id or uuid7()
+    document_id = given_or_new(id)
+    block_schema_id, block_type_id = to_uuid(block_schema_id), to_uuid(block_type_id)
     now = datetime.now(UTC)
     with db.transaction() as txn:
         cipher = encryption.writing(txn)
@@ -97,7 +99,9 @@ def get_document(
             references are nested more than 50 deep.
         ConfigurationError: The package cryptography is missing, or the key is.
     """
-    return _one(read(db, " WHERE id = ?", (block_document_id,), include_secrets=include_secrets))
+    return _one(
+        read(db, " WHERE id = ?", (to_uuid(block_document_id),), include_secrets=include_secrets)
+    )
 
 
 def get_document_by_name(
@@ -137,7 +141,7 @@ def find_documents(
         db,
         where.sql,
         where.params,
-        order=sort.value,
+        order=order_of(sort, BlockDocumentSort),
         limit=limit,
         offset=offset,
         include_secrets=include_secrets,
@@ -181,6 +185,9 @@ def update_document(
         BadValue: As `create_document`, or the present data was encrypted with another key.
         ConfigurationError: The package cryptography is missing, or the key is.
     """
+    block_document_id = to_uuid(block_document_id)
+    if block_schema_id is not None:
+        block_schema_id = to_uuid(block_schema_id)
     if data is None:
         return _found(get_document(db, block_document_id), block_document_id)
     plain, references = _split(data)
@@ -226,6 +233,7 @@ def delete_document(db: Queryable, block_document_id: UUID) -> None:
     Raises:
         NotFound: There is no such document.
     """
+    block_document_id = to_uuid(block_document_id)
     with db.transaction() as txn:
         if not txn.execute("DELETE FROM block_document WHERE id = ?", (block_document_id,)):
             raise NotFound(f"no block document {block_document_id}")

@@ -27,9 +27,10 @@ from prefect_db.errors import (
     UsageError,
 )
 from prefect_db.filters import Where, page
-from prefect_db.ids import uuid7
+from prefect_db.ids import given_or_new, uuid7
 from prefect_db.queryable import Queryable
 from prefect_db.row import Record
+from prefect_db.values import to_list, to_uuid
 
 _UNVERSIONED: Final = "non-versioned"
 
@@ -76,6 +77,7 @@ def create_schema(
         BadValue: The fields are no JSON, refer to a schema without defining it, or a text in them
             has a NUL or a lone surrogate.
     """
+    block_type_id, id = to_uuid(block_type_id), given_or_new(id)
     found = get_schema_by_checksum(db, checksum(fields), version)
     if found is not None:
         return found
@@ -88,7 +90,7 @@ def create_schema(
 
 def get_schema(db: Queryable, block_schema_id: UUID) -> BlockSchema | None:
     """The block schema with this id, or None."""
-    return _one(_read(db, " WHERE id = ?", (block_schema_id,)))
+    return _one(_read(db, " WHERE id = ?", (to_uuid(block_schema_id),)))
 
 
 def get_schema_by_checksum(
@@ -126,6 +128,7 @@ def delete_schema(db: Queryable, block_schema_id: UUID) -> None:
         NotFound: There is no such block schema.
         UsageError: Its type is protected.
     """
+    block_schema_id = to_uuid(block_schema_id)
     with db.transaction() as txn:
         if not txn.execute(
             "DELETE FROM block_schema WHERE id = ? AND block_type_id IN"
@@ -252,12 +255,12 @@ def _store(
     references = stored.pop(REFERENCES, None) or {}
     now = datetime.now(UTC)
     schema = BlockSchema(
-        id=id or uuid7(),
+        id=given_or_new(id),
         created=now,
         updated=now,
         checksum=checksum(sent),
         fields=stored,
-        capabilities=list(capabilities),
+        capabilities=to_list(capabilities),
         version=version,
         block_type_id=block_type_id,
     )

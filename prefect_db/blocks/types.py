@@ -11,9 +11,10 @@ from uuid import UUID
 from prefect_db.blocks.filters import BlockSchemaFilter, BlockTypeFilter, of_types
 from prefect_db.errors import NotFound, UsageError
 from prefect_db.filters import page
-from prefect_db.ids import uuid7
+from prefect_db.ids import given_or_new
 from prefect_db.queryable import Queryable
 from prefect_db.row import Record
+from prefect_db.values import to_uuid
 
 
 @dataclass(slots=True)
@@ -65,7 +66,7 @@ def create_type(
     """
     now = datetime.now(UTC)
     block_type = BlockType(
-        id=id or uuid7(),
+        id=given_or_new(id),
         created=now,
         updated=now,
         name=name,
@@ -86,7 +87,9 @@ def create_type(
 def get_type(db: Queryable, block_type_id: UUID) -> BlockType | None:
     """The block type with this id, or None."""
     return db.row(
-        f"SELECT {BlockType.columns} FROM block_type WHERE id = ?", (block_type_id,), into=BlockType
+        f"SELECT {BlockType.columns} FROM block_type WHERE id = ?",
+        (to_uuid(block_type_id),),
+        into=BlockType,
     )
 
 
@@ -133,6 +136,7 @@ def update_type(
     unknown = [name for name in values if name not in _CHANGES]
     if unknown:
         raise UsageError(f"{', '.join(unknown)} cannot be changed; {', '.join(_CHANGES)} can")
+    block_type_id = to_uuid(block_type_id)
     block_type = get_type(db, block_type_id)
     if block_type is not None and all(
         _unescape(getattr(block_type, name)) == _unescape(value) for name, value in values.items()
@@ -158,6 +162,7 @@ def delete_type(db: Queryable, block_type_id: UUID) -> None:
         NotFound: There is no such block type.
         UsageError: It is protected.
     """
+    block_type_id = to_uuid(block_type_id)
     with db.transaction() as txn:
         if not txn.execute(
             "DELETE FROM block_type WHERE id = ? AND NOT is_protected", (block_type_id,)

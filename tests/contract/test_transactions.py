@@ -22,6 +22,7 @@ from prefect_db import (
     CommitUnknown,
     ConstraintError,
     Error,
+    ForeignKeyViolation,
     OutOfOrder,
     Queryable,
     QueryTimeout,
@@ -778,3 +779,26 @@ def _long(db: Queryable, seconds: float) -> str:
 def _let_pass(seconds: float) -> None:
     ends = time.monotonic() + seconds
     until(lambda: time.monotonic() > ends)
+
+
+def test_a_constraint_that_is_checked_at_commit_has_it_save_nothing(db: Backend) -> None:
+    db.execute("CREATE TABLE parent (id bigint NOT NULL PRIMARY KEY)")
+    db.execute(
+        "CREATE TABLE child (id bigint NOT NULL PRIMARY KEY, parent_id bigint NOT NULL"
+        " REFERENCES parent (id) DEFERRABLE INITIALLY DEFERRED)"
+    )
+    attempts = []
+
+    def work(txn: Transaction) -> None:
+        attempts.append(txn)
+        txn.execute("INSERT INTO child (id, parent_id) VALUES (1, 7)")
+
+    with pytest.raises(ForeignKeyViolation):
+        db.run(work)
+    assert len(attempts) == 1
+    assert db.value("SELECT count(*) FROM child") == 0
+    assert db.stats().in_use == 0
+    with db.transaction() as txn:
+        txn.execute("INSERT INTO child (id, parent_id) VALUES (1, 7)")
+        txn.execute("INSERT INTO parent (id) VALUES (7)")
+    assert db.value("SELECT parent_id FROM child") == 7

@@ -51,19 +51,6 @@ def test_eight_threads_with_five_hundred_mixed_operations_each(db: Backend) -> N
     assert (stats.in_use, stats.waiting, stats.timeouts, stats.broken) == (0, 0, 0, 0)
 
 
-def test_a_spike_of_threads(db: Backend) -> None:
-    together = threading.Barrier(200)
-
-    def work(key: int) -> Any:
-        together.wait(BOUND)
-        _insert(db, key)
-        return db.value("SELECT id FROM item WHERE id = ?", (key,))
-
-    with ThreadPoolExecutor(200) as threads:
-        assert list(threads.map(work, range(200))) == list(range(200))
-    assert _ids(db) == list(range(200))
-
-
 @pytest.mark.only("sqlite", "a session of PostgreSQL does not know whose process it serves")
 def test_four_processes_with_four_threads_each(url: str, db: Backend) -> None:
     processes = [start_process(_work_beside_others, url, str(number)) for number in range(4)]

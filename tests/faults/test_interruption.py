@@ -61,7 +61,6 @@ def test_a_signal_ends_a_long_statement(db: Backend, kind: type[BaseException], 
     assert _halves(db) == []
 
 
-@pytest.mark.only("sqlite", "psycopg's pipeline replaces what a host's own handler raises")
 def test_a_signal_ends_a_long_executemany(db: Backend, kind: type[BaseException]) -> None:
     with _prompt(kind), _signal_during_statement(db):
         _WAYS["executemany"](db)
@@ -100,7 +99,6 @@ def test_a_signal_during_commit_leaves_all_or_nothing(
     assert len(_halves(db)) in (0, 2)
 
 
-@pytest.mark.only("sqlite", "psycopg_pool has steps of its own that a signal can part")
 def test_a_signal_ends_the_wait_for_a_connection(url: str, kind: type[BaseException]) -> None:
     with connect(url, migrate=False, pool_size=1, pool_timeout=_LONG) as db:
         held, done = threading.Event(), threading.Event()
@@ -155,13 +153,11 @@ def test_a_handler_that_raises_nothing_disturbs_nothing(db: Backend) -> None:
     assert len(_halves(db)) == 2
 
 
-@pytest.mark.only("sqlite", "psycopg_pool has steps of its own that a signal can part")
 @pytest.mark.parametrize("way", ["statement", "read", "write", "read-only", "nested", "run"])
 def test_an_interrupt_at_any_step_leaves_the_pool_as_it_was(url: str, way: str) -> None:
     in_process(_interrupt_at_every_step, url, way)
 
 
-@pytest.mark.only("sqlite", "psycopg_pool has steps of its own that a signal can part")
 def test_signals_at_random_moments_leave_whole_rows_and_a_pool_as_it_was(url: str) -> None:
     in_process(_interrupt_at_random, url)
 

@@ -86,7 +86,9 @@ class ForeignKey(NamedTuple):
 
 
 class Logical(NamedTuple):
-    """What both engines must have alike, in SQLite's words."""
+    """What both engines must have alike, in SQLite's words; so without `flow_run_tag`, which does
+    on SQLite what an index does on PostgreSQL.
+    """
 
     columns: set[tuple[str, str, str, bool]]
     unique: set[tuple[str, frozenset[str]]]
@@ -139,11 +141,13 @@ def logical(db: Queryable) -> Logical:
     )
     indexes: dict[tuple[str, str], set[str]] = defaultdict(set)
     for table, index, column in db.rows(unique):
-        indexes[table, index].add(column)
+        if table != "flow_run_tag":
+            indexes[table, index].add(column)
     return Logical(
         {
             (table, column, _SQLITE_TYPE.get(type_, type_), bool(required))
             for table, column, type_, required in db.rows(columns)
+            if table != "flow_run_tag"
         },
         {(table, frozenset(index)) for (table, _), index in indexes.items()},
         {ForeignKey(*row) for row in db.rows(foreign_keys)},

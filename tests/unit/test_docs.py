@@ -29,3 +29,14 @@ def test_every_difference_names_its_test() -> None:
     assert len(entries) >= 8
     for entry in entries:
         assert "::test_" in entry, entry
+
+
+def test_each_index_is_accounted_for() -> None:
+    """docs/schema.md names the indexes of the two schemas, and no others."""
+    text = (ROOT / "docs" / "schema.md").read_text()
+    rows = re.findall(r"^\| `(\w+)`(?: \((\w+)\))? \|", text, flags=re.M)
+    for engine, name in (("sqlite", "SQLite"), ("postgres", "PostgreSQL")):
+        schema = (ROOT / "prefect_db" / "schema" / f"{engine}.sql").read_text()
+        there = set(re.findall(r"^CREATE (?:UNIQUE )?INDEX (\w+)", schema, flags=re.M))
+        there |= set(re.findall(r"CONSTRAINT (pk_flow_run_tag)", schema))
+        assert {index for index, only in rows if only in ("", name)} == there

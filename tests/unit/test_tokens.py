@@ -589,6 +589,13 @@ class TestSplit:
     def test_no_statements(self, dialect: Dialect, script: str) -> None:
         assert dialect.split(script) == []
 
+    @pytest.mark.parametrize("blank", ["\x1c", "\x85", "\xa0", "\u3000"], ids=ascii)
+    def test_a_blank_that_is_none_to_the_engines_is_kept(
+        self, dialect: Dialect, blank: str
+    ) -> None:
+        script = f"{blank}; SELECT a{blank};{blank}"
+        assert [part for _, part in dialect.split(script)] == [blank, f"SELECT a{blank}", blank]
+
     def test_comments_between_statements_are_dropped(self, dialect: Dialect) -> None:
         script = "-- one\nSELECT 1; /* two; */ -- three\nSELECT 2; -- four"
         assert [text for _, text in dialect.split(script)] == ["SELECT 1", "SELECT 2"]

@@ -1,0 +1,127 @@
+"""How `find` reads a page of runs without looking at the others: along an index in its order.
+
+Runs in one type of state are in the order of the page along an index that begins with the type,
+be they many, few or none. So runs in several types are asked for by one SELECT for each, and the
+database merges these in their order. On SQLite the same goes for tags, with `flow_run_tag`;
+PostgreSQL has an index on the lists themselves, and knows how frequent a tag is. What comes with
+tags is tested on the runs that have them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Final, TypeVar
+
+from prefect_db.dialect import Dialect
+from prefect_db.filters import Among, Tags, Where, types_of
+from prefect_db.queryable import Queryable
+from prefect_db.run_filters import (
+    FlowFilter,
+    FlowRunFilter,
+    TaskRunFilter,
+    of_flow_runs,
+    of_task_runs,
+)
+
+F = TypeVar("F", FlowRunFilter, TaskRunFilter)
+
+STARTED: Final = "coalesce(start_time, expected_start_time)"
+_BY_ID: Final = "id DESC"
+# What flow runs are ordered by in an index that begins with the type of state.
+_INDEXED: Final = (_BY_ID, STARTED, "expected_start_time")
+
+
+def flow_run_page(
+    db: Queryable,
+    columns: str,
+    order: str,
+    filter: FlowRunFilter | None,
+    flows: FlowFilter | None,
+    task_runs: TaskRunFilter | None,
+) -> tuple[str, list[Any]]:
+    """The statement for a page of flow runs, and its parameters but for its limit and offset."""
+    source, union, parts = "flow_run", "UNION ALL", [filter]
+    tagged = _by_tag(filter) if order == _BY_ID and db.dialect.name == "sqlite" else []
+    if filter is not None and tagged and _has_tag_table(db):
+        # CROSS: in this order. Ordered by the id of this table, SQLite has nothing to sort. A run
+        # with two of the tags is found twice.
+        source, union = "flow_run_tag CROSS JOIN flow_run ON flow_run.id = flow_run_id", "UNION"
+        columns = columns.replace("id", "flow_run_id AS id", 1)
+        parts = [replace(filter, tags=tags) for _, tags in tagged]
+    elif filter is not None and filter.tags is None and order.startswith(_INDEXED):
+        parts = [*_by_state(filter)]
+    wheres = [of_flow_runs(db.dialect, part, flows, task_runs) for part in parts]
+    if union == "UNION":
+        for where, (tag, _) in zip(wheres, tagged, strict=True):
+            where.add("flow_run_tag.tag = ?", tag)
+    return _merged(db.dialect, columns, order, f" {union} ", [(source, where) for where in wheres])
+
+
+def task_run_page(
+    db: Queryable,
+    columns: str,
+    order: str,
+    filter: TaskRunFilter | None,
+    flows: FlowFilter | None,
+    flow_runs: FlowRunFilter | None,
+) -> tuple[str, list[Any]]:
+    """The statement for a page of task runs, and its parameters but for its limit and offset."""
+    parts = _by_state(filter) if filter is not None and order == _BY_ID else [filter]
+    wheres = [of_task_runs(db.dialect, part, flows, flow_runs) for part in parts]
+    return _merged(
+        db.dialect, columns, order, " UNION ALL ", [("task_run", where) for where in wheres]
+    )
+
+
+def _merged(
+    dialect: Dialect, columns: str, order: str, union: str, parts: list[tuple[str, Where]]
+) -> tuple[str, list[Any]]:
+    params = [param for _, where in parts for param in where.params]
+    if len(parts) == 1:
+        [(source, where)] = parts
+        sql = f"SELECT {columns} FROM {source}{where.sql} ORDER BY {order} LIMIT ? OFFSET ?"
+        return sql, params
+    # What a union is ordered by is a column that it gives.
+    given = f"{columns}, {STARTED} AS started" if STARTED in order else columns
+    order = order.replace(STARTED, "started")
+    # PostgreSQL merges what says to be in order; SQLite finds that out, and takes no such word.
+    select = dialect.pick(
+        sqlite=f"SELECT {given} FROM {{}}", postgres=f"(SELECT {given} FROM {{}} ORDER BY {order})"
+    )
+    merged = union.join([select.format(f"{source}{where.sql}") for source, where in parts])
+    page = f"{merged} ORDER BY {order} LIMIT ? OFFSET ?"
+    if given != columns:
+        page = f"SELECT {columns} FROM ({page}) AS page ORDER BY {order}"
+    return page, params
+
+
+def _by_state(filter: F) -> list[F]:
+    """Filters that together let through what this one does, each in one type of state."""
+    state = filter.state
+    if state is None or filter.operator == "or_" or (state.operator == "or_" and state.name):
+        return [filter]
+    types = types_of(state)
+    if not types:
+        return [filter]
+    return [replace(filter, state=replace(state, type=Among(any_=[type]))) for type in types]
+
+
+def _by_tag(filter: FlowRunFilter | None) -> list[tuple[str, Tags]]:
+    """Tags of which a run must have one, each with what is left to ask then; none if a run needs
+    no tag."""
+    if filter is None or filter.tags is None or filter.operator == "or_":
+        return []
+    tags = filter.tags
+    if tags.operator == "or_" or not all(
+        isinstance(tag, str) for tag in [*(tags.all_ or ()), *(tags.any_ or ())]
+    ):
+        return []
+    if tags.all_:
+        first, *others = tags.all_
+        return [(first, replace(tags, all_=others))]
+    return [(tag, replace(tags, any_=None)) for tag in dict.fromkeys(tags.any_ or ())]
+
+
+def _has_tag_table(db: Queryable) -> bool:
+    """False in a database of Prefect's."""
+    return bool(db.value("SELECT count(*) FROM sqlite_master WHERE name = 'flow_run_tag'"))

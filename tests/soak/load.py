@@ -1,0 +1,192 @@
+"""What one process of the load test does: eight threads that read, write, move states and trim."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sys
+import threading
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+from uuid import UUID
+
+from prefect_db import (
+    Backend,
+    CommitUnknown,
+    Transaction,
+    Unavailable,
+    connect,
+    events,
+    flow_runs,
+    logs,
+    states,
+)
+from prefect_db.filters import Among, State
+from prefect_db.flow_runs import FlowRunFilter
+from prefect_db.testing import Ledger
+from tests.faults.postgres import write
+
+THREADS: Final = 8
+BATCH: Final = 500
+# Events and logs older than this are trimmed.
+_KEPT: Final = timedelta(seconds=5)
+_STATES: Final = [
+    states.scheduled,
+    states.pending,
+    states.running,
+    states.completed,
+    states.failed,
+]
+
+
+def work(url: str, ledger: str, rest: str) -> None:
+    """Until SIGTERM; then print what it did, and what it holds compared to its beginning.
+
+    Args:
+        url: Of a database with flow runs and the table of `tests.faults.postgres`.
+        ledger: A file of its own.
+        rest: Seconds that each thread rests after each operation.
+    """
+    done = threading.Event()
+    signal.signal(signal.SIGTERM, lambda number, frame: done.set())
+    before = _open_files()
+    with connect(url, migrate=False, pool_size=THREADS) as db, Ledger(Path(ledger)) as book:
+        worker = _Worker(db, book, float(rest))
+        # What is loaded and cached once is no growth.
+        for number, operation in enumerate(_OPERATIONS):
+            operation(worker, f"{os.getpid()}.first.{number}")
+        with ThreadPoolExecutor(THREADS) as threads:
+            running = [threads.submit(worker.run, number, done) for number in range(THREADS)]
+            print("ready", flush=True)
+            # A signal's handler runs in this thread, between two of its steps.
+            while not done.wait(0.1):
+                pass
+            for each in running:
+                each.result()
+        stats = db.stats()
+    report = {
+        "reads": worker.counts["read"],
+        "writes": worker.counts["write"],
+        "doubts": worker.doubts,
+        "errors": worker.errors[:5],
+        "in_use": stats.in_use,
+        "waiting": stats.waiting,
+        "size": stats.size,
+        "broken": stats.broken,
+        "memory": [*worker.memory, _memory()],
+        "files before": before,
+        "files after": _open_files(),
+    }
+    print(json.dumps(report), flush=True)
+
+
+def _open_files() -> int:
+    return len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else 0
+
+
+def _memory() -> int:
+    """Mebibytes that are resident."""
+    if sys.platform != "linux":
+        return 0
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") // 2**20
+
+
+class _Worker:
+    def __init__(self, db: Backend, ledger: Ledger, rest: float) -> None:
+        self.db = db
+        self.counts: Counter[str] = Counter()
+        self.doubts = 0
+        self.errors: list[str] = []
+        self.memory: list[int] = []
+        self._ledger = ledger
+        self._rest = rest
+        self.runs = [UUID(str(row[0])) for row in db.rows("SELECT id FROM flow_run")]
+
+    def run(self, thread: int, done: threading.Event) -> None:
+        number = 0
+        while not done.is_set():
+            number += 1
+            operation = random.choices(_OPERATIONS, _WEIGHTS)[0]
+            try:
+                operation(self, f"{os.getpid()}.{thread}.{number}")
+            except CommitUnknown:
+                self.doubts += 1
+            except Exception:  # noqa: BLE001
+                self.errors.append(traceback.format_exc())
+            if number % 50 == 1 and thread == 0:
+                self.memory.append(_memory())
+            self.counts["read" if operation is _read else "write"] += 1
+            done.wait(self._rest)
+
+    def save(self, key: str, more: Callable[[Transaction], object]) -> None:
+        """One acknowledged write: two rows with its key, and what is done beside them."""
+
+        def both(txn: Transaction) -> None:
+            more(txn)
+            write(txn, key)
+
+        self._ledger.intend(key)
+        self.db.run(both)
+        self._ledger.acknowledge(key)
+
+
+def _read(worker: _Worker, key: str) -> None:
+    run = random.choice(worker.runs)
+    reads: list[Callable[[Transaction], Any]] = [
+        lambda txn: flow_runs.get(txn, run),
+        lambda txn: flow_runs.history(txn, run)[:1],
+        lambda txn: flow_runs.find(
+            txn, FlowRunFilter(state=State(type=Among(any_=["RUNNING"]))), limit=20
+        ),
+        lambda txn: flow_runs.count_by_state(txn),
+        lambda txn: events.query(txn, limit=20),
+        lambda txn: logs.find(txn, limit=20),
+    ]
+    worker.db.run(random.choice(reads), read_only=True)
+
+
+def _move(worker: _Worker, key: str) -> None:
+    run = random.choice(worker.runs)
+    state = random.choice(_STATES)()
+    worker.save(key, lambda txn: flow_runs.set_state(txn, run, state))
+
+
+def _emit(worker: _Worker, key: str) -> None:
+    batch = [
+        events.make("load.event", {"prefect.resource.id": f"load.{key}.{n}"}) for n in range(BATCH)
+    ]
+    worker.save(key, partial(_write_events, batch=batch))
+
+
+def _write_events(txn: Transaction, batch: list[events.Event]) -> None:
+    assert events.write(txn, batch) == len(batch)
+
+
+def _log(worker: _Worker, key: str) -> None:
+    run = random.choice(worker.runs)
+    now = datetime.now(UTC)
+    lines = [logs.make("load", 20, f"line {n}", now, flow_run_id=run) for n in range(50)]
+    worker.save(key, lambda txn: logs.write(txn, lines))
+
+
+def _trim(worker: _Worker, key: str) -> None:
+    # Not by `run`: each batch is a transaction of its own. What was lost with one is there next.
+    before = datetime.now(UTC) - _KEPT
+    try:
+        events.trim(worker.db, before)
+        logs.trim(worker.db, before)
+    except Unavailable:
+        pass
+
+
+_OPERATIONS: Final = [_read, _move, _emit, _log, _trim]
+_WEIGHTS: Final = [80.0, 14.0, 2.0, 3.0, 1.0]
