@@ -22,12 +22,14 @@ class Statement(NamedTuple):
         text: As the engine takes it.
         placeholders: How many parameters it takes.
         reads: True if it is certain that it only reads.
+        prepare: False if PostgreSQL shall plan it anew for each parameters.
     """
 
     sql: str
     text: str
     placeholders: int
     reads: bool
+    prepare: bool = True
 
 
 class Token(NamedTuple):
