@@ -54,7 +54,13 @@ def flow_run_page(
     if union == "UNION":
         for where, (tag, _) in zip(wheres, tagged, strict=True):
             where.add("flow_run_tag.tag = ?", tag)
-    return _merged(db.dialect, columns, order, f" {union} ", [(source, where) for where in wheres])
+    limit = "?"
+    if filter is not None and filter.tags is not None:
+        # PostgreSQL would take the tag to be spread evenly over the runs, and a short page to be
+        # full soon. Not knowing how short it is, it uses the index for a tag that is rare.
+        limit = db.dialect.pick(sqlite="?", postgres="(SELECT CAST(? AS bigint))")
+    selected = [(source, where) for where in wheres]
+    return _merged(db.dialect, columns, order, f" {union} ", selected, limit)
 
 
 def task_run_page(
@@ -74,12 +80,17 @@ def task_run_page(
 
 
 def _merged(
-    dialect: Dialect, columns: str, order: str, union: str, parts: list[tuple[str, Where]]
+    dialect: Dialect,
+    columns: str,
+    order: str,
+    union: str,
+    parts: list[tuple[str, Where]],
+    limit: str = "?",
 ) -> tuple[str, list[Any]]:
     params = [param for _, where in parts for param in where.params]
     if len(parts) == 1:
         [(source, where)] = parts
-        sql = f"SELECT {columns} FROM {source}{where.sql} ORDER BY {order} LIMIT ? OFFSET ?"
+        sql = f"SELECT {columns} FROM {source}{where.sql} ORDER BY {order} LIMIT {limit} OFFSET ?"
         return sql, params
     # What a union is ordered by is a column that it gives.
     given = f"{columns}, {STARTED} AS started" if STARTED in order else columns
