@@ -203,8 +203,8 @@ def find(
         task_runs: Only runs that have such a task run.
     """
     bounds = page(limit, offset)
-    sql, params = flow_run_page(db, FlowRun.columns, sort.value, filter, flows, task_runs)
-    return db.rows(sql, (*params, *bounds), into=FlowRun)
+    sql, params = flow_run_page(db, FlowRun.columns, sort.value, bounds, filter, flows, task_runs)
+    return db.rows(sql, params, into=FlowRun)
 
 
 def count(

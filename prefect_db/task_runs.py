@@ -187,8 +187,8 @@ def find(
         flow_runs: Only task runs of such flow runs.
     """
     bounds = page(limit, offset)
-    sql, params = task_run_page(db, TaskRun.columns, sort.value, filter, flows, flow_runs)
-    return db.rows(sql, (*params, *bounds), into=TaskRun)
+    sql, params = task_run_page(db, TaskRun.columns, sort.value, bounds, filter, flows, flow_runs)
+    return db.rows(sql, params, into=TaskRun)
 
 
 def count(
