@@ -201,10 +201,9 @@ def find(
         task_runs: Only runs that have such a task run.
     """
     bounds = page(limit, offset)
-    sql, params = flow_run_page(
-        db, FlowRun.columns, order_of(sort, FlowRunSort), filter, flows, task_runs
-    )
-    return db.rows(sql, (*params, *bounds), into=FlowRun, prepare=False)
+    order = order_of(sort, FlowRunSort)
+    sql, params = flow_run_page(db, FlowRun.columns, order, bounds, filter, flows, task_runs)
+    return db.rows(sql, params, into=FlowRun, prepare=False)
 
 
 def count(

@@ -175,10 +175,9 @@ def find(
         flow_runs: Only task runs of such flow runs.
     """
     bounds = page(limit, offset)
-    sql, params = task_run_page(
-        db, TaskRun.columns, order_of(sort, TaskRunSort), filter, flows, flow_runs
-    )
-    return db.rows(sql, (*params, *bounds), into=TaskRun, prepare=False)
+    order = order_of(sort, TaskRunSort)
+    sql, params = task_run_page(db, TaskRun.columns, order, bounds, filter, flows, flow_runs)
+    return db.rows(sql, params, into=TaskRun, prepare=False)
 
 
 def count(
