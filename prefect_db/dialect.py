@@ -6,7 +6,6 @@ values to what its engine stores.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from enum import Enum
 from functools import lru_cache
@@ -49,7 +48,7 @@ class Dialect:
         self,
         name: DialectName,
         compile_: Compile,
-        tokens: re.Pattern[str],
+        tokens: str,
         codecs: dict[type, Codec],
     ) -> None:
         self.name: DialectName = name
