@@ -96,8 +96,8 @@ class _Scope(Queryable):
         begun, current = self._process.pid, process.current.pid
         return ForkedBackend(f"begun by process {begun}, {what} by process {current}")
 
-    def _run(self, sql: str, params: Sequence[Any]) -> Result:
-        statement = self._dialect.compile(sql)
+    def _run(self, sql: str, params: Sequence[Any], prepare: bool = True) -> Result:
+        statement = self._dialect.compile(sql, prepare)
         values = self._dialect.bind(statement, params)
         connection = self._ready(sql)
         try:
