@@ -39,7 +39,7 @@ from prefect_db import (
     flows,
 )
 from prefect_db.testing import Ledger, judge
-from tests.faults import BOUND, end_process, in_process, start_process, until
+from tests.faults import BOUND, end_process, in_process, reach, start_process, until
 from tests.faults.report import RecordFault
 from tests.migrations.test_killed import batch
 
@@ -554,6 +554,32 @@ class TestKill:
             assert verdict.sound, verdict
             assert verdict.acknowledged > 100
             assert db.value("PRAGMA integrity_check") == "ok"
+
+    def test_eight_that_start_at_once_recover_a_long_log(
+        self, path: Path, record_fault: RecordFault
+    ) -> None:
+        """One of them does, and keeps the others out meanwhile."""
+        _make(path)
+        with _started(write_a_long_log, "written", str(path)) as writer:
+            writer.kill()
+        assert Path(f"{path}-wal").stat().st_size > 60_000_000
+        starters = [start_process(open_and_count, str(path)) for _ in range(8)]
+        assert [end_process(starter) for starter in starters] == ["60\n"] * 8
+        record_fault("killed with a log of 60 MB", acknowledged=60)
+
+
+def write_a_long_log(path: str) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as native:
+        native.execute("PRAGMA wal_autocheckpoint = 0")
+        native.execute("CREATE TABLE body (text text)")
+        for _ in range(60):
+            native.execute("INSERT INTO body (text) VALUES (hex(randomblob(500000)))")
+        reach("written")
+
+
+def open_and_count(path: str) -> None:
+    with connect(f"sqlite:///{path}") as db:
+        print(db.value("SELECT count(*) FROM body"))
 
 
 def write_on_and_on(path: str, ledger: str) -> None:
