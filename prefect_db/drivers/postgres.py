@@ -416,6 +416,7 @@ class PostgresPool:
                 self._broken += 1
             else:
                 return True
+        place.connection = None
         native.close()
         return False
 

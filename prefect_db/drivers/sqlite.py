@@ -50,8 +50,15 @@ _SPARES: Final = 4
 # Seconds that SQLite waits for a lock by itself, before Python looks for signals and lets it try
 # again. Not 0: opening may have to wait for another process's recovery of the WAL.
 _LOCK_WAIT: Final = 0.1
+# Seconds after which a writer looks at the log's size again, and bytes.
+_WAL_INTERVAL: Final = 0.5
+_LARGE_WAL: Final = 16 * 2**20
 
 T = TypeVar("T")
+
+
+_CHECKPOINT: Final = "PRAGMA wal_checkpoint(TRUNCATE)"
+_TRUNCATE: Final = Statement(_CHECKPOINT, _CHECKPOINT, 0, False)
 
 
 class SQLiteConnection:
@@ -366,6 +373,8 @@ class SQLitePool:
         self._opened = 0
         self._broken = 0
         self._closed = False
+        self._wal = f"{settings.path}-wal"
+        self._look_at_wal = 0.0
         self._writers = self._readers = Lending([self._open(False)])
         if not self._memory:
             readers = settings.options["readers"]
@@ -465,11 +474,21 @@ class SQLitePool:
             return
         if not again or lending.held_by_caller(connection):
             clean(connection)
+            if lending is self._writers and time.monotonic() > self._look_at_wal:
+                self._shorten_wal(connection)
             lending.release(connection)
         else:
             lending.serve()
         if self._closed:
             self._close_free()
+
+    def _shorten_wal(self, connection: Connection) -> None:
+        """SQLite begins its log anew only at a moment when nobody reads it, which under load may
+        never come: past a size, wait for one. Readers that come meanwhile do without the log."""
+        self._look_at_wal = time.monotonic() + _WAL_INTERVAL
+        with suppress(OSError, Error):
+            if os.stat(self._wal).st_size > _LARGE_WAL:
+                connection.execute(_TRUNCATE, ())
 
     def _release_snapshot(self, connection: Connection) -> None:
         with self._mutex:
