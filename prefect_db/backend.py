@@ -63,9 +63,9 @@ class Backend(Queryable):
     def __repr__(self) -> str:
         return f"<Backend {self._settings.masked}{' closed' if self._closed else ''}>"
 
-    def _run(self, sql: str, params: Sequence[Any]) -> Result:
+    def _run(self, sql: str, params: Sequence[Any], prepare: bool = True) -> Result:
         dialect = self._dialect
-        statement = dialect.compile(sql)
+        statement = dialect.compile(sql, prepare)
         values = dialect.bind(statement, params)
         if self._closed or self._process is not process.current:
             self._check()

@@ -6,11 +6,10 @@ values to what its engine stores.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from enum import Enum
 from functools import lru_cache
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal, Protocol, TypeVar
 
 from prefect_db.errors import BadValue, ParameterCount, UsageError
 from prefect_db.tokens import (
@@ -27,12 +26,19 @@ T = TypeVar("T")
 DialectName = Literal["sqlite", "postgres"]
 
 
+class Compile(Protocol):
+    """See `Dialect.compile`."""
+
+    def __call__(self, sql: str, prepare: bool = True, /) -> Statement: ...
+
+
 class Dialect:
     """One engine's SQL; `SQLITE` and `POSTGRES` are the two there are.
 
     Attributes:
         name: `sqlite` or `postgres`.
-        compile: Compiles SQL with `?` to a `Statement`. Cached by text; raises ProgrammingError.
+        compile: Compiles SQL with `?`, and whether to `prepare` it, to a `Statement`. Cached;
+            raises ProgrammingError.
         clock: The database's time as Prefect writes it to `updated`: SQLite's has milliseconds.
     """
 
@@ -41,8 +47,8 @@ class Dialect:
     def __init__(
         self,
         name: DialectName,
-        compile_: Callable[[str], Statement],
-        tokens: re.Pattern[str],
+        compile_: Compile,
+        tokens: str,
         codecs: dict[type, Codec],
     ) -> None:
         self.name: DialectName = name
@@ -121,13 +127,13 @@ class Dialect:
 
 
 @lru_cache(maxsize=1024)
-def _compile_sqlite(sql: str) -> Statement:
-    return compile_statement(sql, SQLITE_TOKENS, numbered=False)
+def _compile_sqlite(sql: str, prepare: bool = True) -> Statement:
+    return compile_statement(sql, SQLITE_TOKENS, numbered=False)._replace(prepare=prepare)
 
 
 @lru_cache(maxsize=1024)
-def _compile_postgres(sql: str) -> Statement:
-    return compile_statement(sql, POSTGRES_TOKENS, numbered=True)
+def _compile_postgres(sql: str, prepare: bool = True) -> Statement:
+    return compile_statement(sql, POSTGRES_TOKENS, numbered=True)._replace(prepare=prepare)
 
 
 SQLITE: Final = Dialect("sqlite", _compile_sqlite, SQLITE_TOKENS, SQLITE_CODECS)

@@ -262,6 +262,7 @@ def _page(
         f" ORDER BY {occurred} {order}, {event_id} {order} LIMIT ?",
         (*where.params, limit),
         into=Event,
+        prepare=False,
     )
 
 
@@ -285,6 +286,7 @@ def _distinct_page(
         f" ORDER BY e.occurred {order}, e.id {order} LIMIT ?",
         (*where.params, *first.params, limit),
         into=Event,
+        prepare=False,
     )
 
 
@@ -313,7 +315,8 @@ def count(db: Queryable, filter: EventFilter | None = None) -> int:
     where = conditions_of(db.dialect, filter)
     distinct = filter.resource is not None and filter.resource.distinct
     counted = "DISTINCT e.resource_id" if distinct else "*"
-    return int(db.value(f"SELECT count({counted}) FROM events AS e{where.sql}", where.params))
+    sql = f"SELECT count({counted}) FROM events AS e{where.sql}"
+    return int(db.value(sql, where.params, prepare=False))
 
 
 @dataclass(slots=True)
@@ -342,6 +345,7 @@ def count_by_event(db: Queryable, filter: EventFilter | None = None) -> list[Eve
         f" FROM events AS e{where.sql} GROUP BY e.event ORDER BY count(*) DESC, e.event",
         where.params,
         into=EventCount,
+        prepare=False,
     )
 
 
@@ -364,6 +368,7 @@ def count_by_resource(db: Queryable, filter: EventFilter | None = None) -> list[
         " FROM named GROUP BY resource_id ORDER BY 3 DESC, 2, 1",
         where.params,
         into=EventCount,
+        prepare=False,
     )
 
 
@@ -423,6 +428,7 @@ def count_by_time(
         f"SELECT ({microseconds} - CAST(? AS bigint)) / CAST(? AS bigint) AS span,"
         f" count(*) AS events FROM events AS e{where.sql} GROUP BY 1",
         (_microseconds(start - _EPOCH), _microseconds(span), *where.params),
+        prepare=False,
     )
     counts = {int(row[0]): int(row[1]) for row in rows}
     return [

@@ -201,10 +201,9 @@ def find(
         task_runs: Only runs that have such a task run.
     """
     bounds = page(limit, offset)
-    sql, params = flow_run_page(
-        db, FlowRun.columns, order_of(sort, FlowRunSort), filter, flows, task_runs
-    )
-    return db.rows(sql, (*params, *bounds), into=FlowRun)
+    order = order_of(sort, FlowRunSort)
+    sql, params = flow_run_page(db, FlowRun.columns, order, bounds, filter, flows, task_runs)
+    return db.rows(sql, params, into=FlowRun, prepare=False)
 
 
 def count(
@@ -216,7 +215,8 @@ def count(
 ) -> int:
     """How many flow runs the filters let through; see `find`."""
     where = of_flow_runs(db.dialect, filter, flows, task_runs)
-    return int(db.value(f"SELECT count(*) FROM flow_run{where.sql}", where.params))
+    sql = f"SELECT count(*) FROM flow_run{where.sql}"
+    return int(db.value(sql, where.params, prepare=False))
 
 
 def count_by_state(

@@ -152,13 +152,14 @@ def find(
         f"SELECT {Log.columns} FROM log{where.sql} ORDER BY {order} LIMIT ? OFFSET ?",
         (*where.params, *page(limit, offset)),
         into=Log,
+        prepare=False,
     )
 
 
 def count(db: Queryable, filter: LogFilter | None = None) -> int:
     """How many log lines the filter lets through."""
     where = _where(db, filter)
-    return int(db.value(f"SELECT count(*) FROM log{where.sql}", where.params))
+    return int(db.value(f"SELECT count(*) FROM log{where.sql}", where.params, prepare=False))
 
 
 def delete(db: Queryable, flow_run_id: UUID) -> int:

@@ -21,6 +21,8 @@ class Queryable(ABC):
 
     In all verbs `sql` is one statement with a `?` for each of `params`, a tuple or list; `into`
     is a record: a dataclass whose fields are the columns that the statement selects, in order.
+    `prepare=False` is for a statement whose best plan depends on its parameters, as that of a
+    filter: PostgreSQL then plans it anew each time, instead of once for all of them.
 
     All verbs raise what the database says, as the classes of `prefect_db.errors`, and:
     ProgrammingError for SQL that cannot be sent, ParameterCount, BadValue for a value that
@@ -39,20 +41,24 @@ class Queryable(ABC):
         return self._dialect
 
     @abstractmethod
-    def _run(self, sql: str, params: Sequence[Any]) -> Result:
+    def _run(self, sql: str, params: Sequence[Any], prepare: bool = True) -> Result:
         """Run one statement and fetch all of its rows."""
 
     @overload
-    def row(self, sql: str, params: Sequence[Any] = ...) -> Row | None: ...
+    def row(self, sql: str, params: Sequence[Any] = ..., *, prepare: bool = ...) -> Row | None: ...
     @overload
-    def row(self, sql: str, params: Sequence[Any], into: type[T]) -> T | None: ...
-    def row(self, sql: str, params: Sequence[Any] = (), into: Any = None) -> Any:
+    def row(
+        self, sql: str, params: Sequence[Any], into: type[T], *, prepare: bool = ...
+    ) -> T | None: ...
+    def row(
+        self, sql: str, params: Sequence[Any] = (), into: Any = None, *, prepare: bool = True
+    ) -> Any:
         """The one row, as a `Row` or record, or None.
 
         Raises:
             MultipleRows: There are more.
         """
-        result = self._run(sql, params)
+        result = self._run(sql, params, prepare)
         rows = result.rows
         if not rows:
             return None
@@ -66,12 +72,16 @@ class Queryable(ABC):
         return convert.one(rows[0])
 
     @overload
-    def rows(self, sql: str, params: Sequence[Any] = ...) -> Rows: ...
+    def rows(self, sql: str, params: Sequence[Any] = ..., *, prepare: bool = ...) -> Rows: ...
     @overload
-    def rows(self, sql: str, params: Sequence[Any], into: type[T]) -> list[T]: ...
-    def rows(self, sql: str, params: Sequence[Any] = (), into: Any = None) -> Any:
+    def rows(
+        self, sql: str, params: Sequence[Any], into: type[T], *, prepare: bool = ...
+    ) -> list[T]: ...
+    def rows(
+        self, sql: str, params: Sequence[Any] = (), into: Any = None, *, prepare: bool = True
+    ) -> Any:
         """All rows, as `Rows` or a list of records, in memory: the connection is free again."""
-        result = self._run(sql, params)
+        result = self._run(sql, params, prepare)
         if into is None:
             return Rows(result.rows, column_index(result.names()))
         convert = converter(into, self._dialect)
@@ -79,13 +89,13 @@ class Queryable(ABC):
             convert.check(sql, result.names)
         return convert.many(result.rows)
 
-    def value(self, sql: str, params: Sequence[Any] = ()) -> Any:
+    def value(self, sql: str, params: Sequence[Any] = (), *, prepare: bool = True) -> Any:
         """The first column of the one row, as the driver gives it; None if there is no row.
 
         Raises:
             MultipleRows: There are more.
         """
-        rows = self._run(sql, params).rows
+        rows = self._run(sql, params, prepare).rows
         if len(rows) > 1:
             raise MultipleRows(f"{len(rows)} rows", sql=sql)
         return rows[0][0] if rows else None

@@ -35,11 +35,12 @@ def flow_run_page(
     db: Queryable,
     columns: str,
     order: str,
+    bounds: tuple[int, int],
     filter: FlowRunFilter | None,
     flows: FlowFilter | None,
     task_runs: TaskRunFilter | None,
 ) -> tuple[str, list[Any]]:
-    """The statement for a page of flow runs, and its parameters but for its limit and offset."""
+    """The statement for a page of flow runs of these bounds, limit and offset; its parameters."""
     source, union, parts = "flow_run", "UNION ALL", [filter]
     tagged = _by_tag(filter) if order == _BY_ID and db.dialect.name == "sqlite" else []
     if filter is not None and tagged and _has_tag_table(db):
@@ -54,45 +55,62 @@ def flow_run_page(
     if union == "UNION":
         for where, (tag, _) in zip(wheres, tagged, strict=True):
             where.add("flow_run_tag.tag = ?", tag)
-    return _merged(db.dialect, columns, order, f" {union} ", [(source, where) for where in wheres])
+    limit = "?"
+    if filter is not None and filter.tags is not None:
+        # PostgreSQL would take the tag to be spread evenly over the runs, and a short page to be
+        # full soon. Not knowing how short it is, it uses the index for a tag that is rare.
+        limit = db.dialect.pick(sqlite="?", postgres="(SELECT CAST(? AS bigint))")
+    selected = [(source, where) for where in wheres]
+    return _merged(db.dialect, columns, order, f" {union} ", selected, bounds, limit)
 
 
 def task_run_page(
     db: Queryable,
     columns: str,
     order: str,
+    bounds: tuple[int, int],
     filter: TaskRunFilter | None,
     flows: FlowFilter | None,
     flow_runs: FlowRunFilter | None,
 ) -> tuple[str, list[Any]]:
-    """The statement for a page of task runs, and its parameters but for its limit and offset."""
+    """The statement for a page of task runs of these bounds, limit and offset; its parameters."""
     parts = _by_state(filter) if filter is not None and order == _BY_ID else [filter]
     wheres = [of_task_runs(db.dialect, part, flows, flow_runs) for part in parts]
-    return _merged(
-        db.dialect, columns, order, " UNION ALL ", [("task_run", where) for where in wheres]
-    )
+    selected = [("task_run", where) for where in wheres]
+    return _merged(db.dialect, columns, order, " UNION ALL ", selected, bounds)
 
 
 def _merged(
-    dialect: Dialect, columns: str, order: str, union: str, parts: list[tuple[str, Where]]
+    dialect: Dialect,
+    columns: str,
+    order: str,
+    union: str,
+    parts: list[tuple[str, Where]],
+    bounds: tuple[int, int],
+    limit: str = "?",
 ) -> tuple[str, list[Any]]:
     params = [param for _, where in parts for param in where.params]
     if len(parts) == 1:
         [(source, where)] = parts
-        sql = f"SELECT {columns} FROM {source}{where.sql} ORDER BY {order} LIMIT ? OFFSET ?"
-        return sql, params
+        sql = f"SELECT {columns} FROM {source}{where.sql} ORDER BY {order} LIMIT {limit} OFFSET ?"
+        return sql, [*params, *bounds]
     # What a union is ordered by is a column that it gives.
     given = f"{columns}, {STARTED} AS started" if STARTED in order else columns
     order = order.replace(STARTED, "started")
-    # PostgreSQL merges what says to be in order; SQLite finds that out, and takes no such word.
+    # PostgreSQL merges what says to be in order, and plans for as many rows as it says to need;
+    # SQLite finds that out, and takes no such words.
     select = dialect.pick(
-        sqlite=f"SELECT {given} FROM {{}}", postgres=f"(SELECT {given} FROM {{}} ORDER BY {order})"
+        sqlite=f"SELECT {given} FROM {{}}",
+        postgres=f"(SELECT {given} FROM {{}} ORDER BY {order} LIMIT ?)",
     )
     merged = union.join([select.format(f"{source}{where.sql}") for source, where in parts])
+    if dialect.name == "postgres":
+        needed = bounds[0] + bounds[1]
+        params = [param for _, where in parts for param in (*where.params, needed)]
     page = f"{merged} ORDER BY {order} LIMIT ? OFFSET ?"
     if given != columns:
         page = f"SELECT {columns} FROM ({page}) AS page ORDER BY {order}"
-    return page, params
+    return page, [*params, *bounds]
 
 
 def _by_state(filter: F) -> list[F]:

@@ -175,10 +175,9 @@ def find(
         flow_runs: Only task runs of such flow runs.
     """
     bounds = page(limit, offset)
-    sql, params = task_run_page(
-        db, TaskRun.columns, order_of(sort, TaskRunSort), filter, flows, flow_runs
-    )
-    return db.rows(sql, (*params, *bounds), into=TaskRun)
+    order = order_of(sort, TaskRunSort)
+    sql, params = task_run_page(db, TaskRun.columns, order, bounds, filter, flows, flow_runs)
+    return db.rows(sql, params, into=TaskRun, prepare=False)
 
 
 def count(
@@ -190,7 +189,8 @@ def count(
 ) -> int:
     """How many task runs the filters let through; see `find`."""
     where = of_task_runs(db.dialect, filter, flows, flow_runs)
-    return int(db.value(f"SELECT count(*) FROM task_run{where.sql}", where.params))
+    sql = f"SELECT count(*) FROM task_run{where.sql}"
+    return int(db.value(sql, where.params, prepare=False))
 
 
 def count_by_state(

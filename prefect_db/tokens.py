@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import cache
 from typing import Final, NamedTuple
 
 from prefect_db.errors import ProgrammingError
@@ -22,12 +23,14 @@ class Statement(NamedTuple):
         text: As the engine takes it.
         placeholders: How many parameters it takes.
         reads: True if it is certain that it only reads.
+        prepare: False if PostgreSQL shall plan it anew for each parameters.
     """
 
     sql: str
     text: str
     placeholders: int
     reads: bool
+    prepare: bool = True
 
 
 class Token(NamedTuple):
@@ -41,8 +44,7 @@ _WORD: Final = r"[A-Za-z_\x80-\U0010ffff][A-Za-z0-9_$\x80-\U0010ffff]*+"
 _TAG: Final = r"(?:[A-Za-z_\x80-\U0010ffff][A-Za-z0-9_\x80-\U0010ffff]*+)?"
 
 # A doubled quote inside a string or identifier reads as two adjacent ones, which is as good here.
-SQLITE_TOKENS: Final = re.compile(
-    rf"""
+SQLITE_TOKENS: Final = rf"""
       (?P<word>     {_WORD} )
     | (?P<number>   [0-9]\w*+ )
     | (?P<quoted>   '[^']*+' | "[^"]*+" | `[^`]*+` | \[[^\]]*+\] )
@@ -53,15 +55,12 @@ SQLITE_TOKENS: Final = re.compile(
     | (?P<paren>    [()] )
     | (?P<end>      ; )
     | (?P<open>     ['"`[] | /\* )
-    """,
-    re.VERBOSE | re.DOTALL,
-)
+    """
 
 # An E'' string goes on, with its own rules, after white space that holds a line end.
 _ESCAPED: Final = r"[^'\\]*+(?:(?:\\.|'')[^'\\]*+)*+'"
 _NEXT_LINE: Final = r"(?:[ \t\f\v]|--[^\n\r]*+)*+[\n\r](?:[ \t\n\r\f\v]|--[^\n\r]*+(?:[\n\r]|$))*+'"
-POSTGRES_TOKENS: Final = re.compile(
-    rf"""
+POSTGRES_TOKENS: Final = rf"""
       (?P<quoted>   [eE]'{_ESCAPED}(?:{_NEXT_LINE}{_ESCAPED})*+(?!{_NEXT_LINE})
                   | '[^']*+' | "[^"]*+" | \$(?P<tag>{_TAG})\$.*?\$(?P=tag)\$ )
     | (?P<openE>    [eE]' )
@@ -75,9 +74,7 @@ POSTGRES_TOKENS: Final = re.compile(
     | (?P<paren>    [()] )
     | (?P<end>      ; )
     | (?P<open>     ['"] | \${_TAG}\$ )
-    """,
-    re.VERBOSE | re.DOTALL,
-)
+    """
 _COMMENT_EDGE: Final = re.compile(r"/\*|\*/")
 _JOINS: Final = re.compile(r"[\w$\x80-\U0010ffff]")
 
@@ -90,12 +87,19 @@ _ROUTINE: Final = re.compile(
 _LONGEST_BEGINNING: Final = len("create or replace constraint procedure ")
 
 
-def tokens(pattern: re.Pattern[str], sql: str) -> Iterator[Token]:
+@cache
+def _compiled(grammar: str) -> re.Pattern[str]:
+    # Not on import: it takes as long as opening a SQLite file, and a process needs just one.
+    return re.compile(grammar, re.VERBOSE | re.DOTALL)
+
+
+def tokens(grammar: str, sql: str) -> Iterator[Token]:
     """The tokens that matter; what lies between them is white space and operators."""
     if "\0" in sql:
         raise ProgrammingError("a NUL character in the statement", sql=sql)
     position = 0
-    while match := pattern.search(sql, position):
+    search = _compiled(grammar).search
+    while match := search(sql, position):
         kind = match.lastgroup or ""
         start, end = match.span()
         if kind == "nested":
@@ -126,7 +130,7 @@ def _joins(sql: str, index: int) -> bool:
     return 0 <= index < len(sql) and _JOINS.match(sql[index]) is not None
 
 
-def compile_statement(sql: str, pattern: re.Pattern[str], *, numbered: bool) -> Statement:
+def compile_statement(sql: str, grammar: str, *, numbered: bool) -> Statement:
     """Check one statement and, if `numbered`, rewrite its `?` to `$1`, `$2`, ... and `??` to `?`.
 
     Raises:
@@ -137,12 +141,12 @@ def compile_statement(sql: str, pattern: re.Pattern[str], *, numbered: bool) -> 
     copied = count = 0
     words: list[str] = []
     ended = False
-    for kind, start, end, text in tokens(pattern, sql):
+    for kind, start, end, text in tokens(grammar, sql):
         if kind == "comment":
             continue
         if ended and kind != "end":
             # Unless the semicolon was one inside a trigger or function.
-            if len(split_script(sql, pattern)) > 1:
+            if len(split_script(sql, grammar)) > 1:
                 raise ProgrammingError("two statements in one call; send them one by one", sql=sql)
             ended = False
         if kind == "word":
@@ -173,7 +177,7 @@ def compile_statement(sql: str, pattern: re.Pattern[str], *, numbered: bool) -> 
     return Statement(sql, text, count, reads)
 
 
-def split_script(script: str, pattern: re.Pattern[str]) -> list[tuple[int, str]]:
+def split_script(script: str, grammar: str) -> list[tuple[int, str]]:
     """The statements of a script, each with its offset and without its semicolon.
 
     A semicolon ends nothing in parentheses, nor in the body of a routine: from its BEGIN to the
@@ -182,13 +186,13 @@ def split_script(script: str, pattern: re.Pattern[str]) -> list[tuple[int, str]]
     Raises:
         ProgrammingError: A quote, a comment or a BEGIN is never closed.
     """
-    opening = "begin" if pattern is SQLITE_TOKENS else "begin atomic"
+    opening = "begin" if grammar is SQLITE_TOKENS else "begin atomic"
     statements: list[tuple[int, str]] = []
     words = last = ""
     begin: int | None = None
     parentheses = previous = 0
     in_body = may_end = False
-    for kind, start, end, text in tokens(pattern, script):
+    for kind, start, end, text in tokens(grammar, script):
         if begin is None:
             operators = script[previous:start].lstrip(_SPACE)
             if operators or kind not in ("comment", "end"):

@@ -64,7 +64,7 @@ class _Scope(Queryable):
         self._thread = 0
         self._process = process.current
         self._inner: _Scope | None = None
-        self._streams: WeakSet[_Stream] = WeakSet()
+        self._streams: WeakSet[_Stream] | None = None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.status.value}>"
@@ -96,8 +96,8 @@ class _Scope(Queryable):
         begun, current = self._process.pid, process.current.pid
         return ForkedBackend(f"begun by process {begun}, {what} by process {current}")
 
-    def _run(self, sql: str, params: Sequence[Any]) -> Result:
-        statement = self._dialect.compile(sql)
+    def _run(self, sql: str, params: Sequence[Any], prepare: bool = True) -> Result:
+        statement = self._dialect.compile(sql, prepare)
         values = self._dialect.bind(statement, params)
         connection = self._ready(sql)
         try:
@@ -142,6 +142,8 @@ class _Scope(Queryable):
         values = self._dialect.bind(statement, params)
         batches = self._ready(sql).stream(statement, values, batch)
         stream = _Stream(self, batches, sql, into)
+        if self._streams is None:
+            self._streams = WeakSet()
         self._streams.add(stream)
         return stream
 
@@ -162,7 +164,7 @@ class _Scope(Queryable):
         return Savepoint(self)
 
     def _end_streams(self) -> None:
-        for stream in list(self._streams):
+        for stream in list(self._streams or ()):
             stream.close()
 
     def _forget(self) -> None:

@@ -4,11 +4,13 @@ where an entry's name is a URL scheme and its value a class."""
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from prefect_db.drivers.base import Driver
 from prefect_db.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 GROUP: Final = "prefect_db.drivers"
 
@@ -40,6 +42,9 @@ def find(scheme: str) -> Driver:
 
 
 def _entry(scheme: str) -> EntryPoint:
+    # Only here: with all that it imports, it takes longer than the rest of the library.
+    from importlib.metadata import entry_points
+
     entries = list(entry_points(group=GROUP))
     found = {entry.value: entry for entry in entries if entry.name == scheme}
     if not found:

@@ -77,9 +77,7 @@ _ADAPTERS.register_loader("json", TextLoader)
 _ADAPTERS.register_loader("jsonb", TextLoader)
 
 # Times come back in UTC and durations in the one form that psycopg reads, and the isolation is
-# what we say, whatever the server's settings; and a filter's plan is made for its values (a
-# generic one was 48 times slower).
-_FIRST_OPTIONS: Final = "-c plan_cache_mode=force_custom_plan"
+# what we say, whatever the server's settings.
 _LAST_OPTIONS: Final = (
     "-c TimeZone=UTC -c IntervalStyle=postgres -c DateStyle=ISO"
     r" -c default_transaction_isolation=read\ committed"
@@ -121,7 +119,8 @@ class PostgresConnection:
         cursor = self._kept or self._cursor()
         self._kept = None
         try:
-            cursor.execute(cast(Any, statement.text), values)
+            prepare = None if statement.prepare else False
+            cursor.execute(cast(Any, statement.text), values, prepare=prepare)
             # Not `description`: it makes an object for each column.
             has_rows = statement.reads or cursor.rownumber is not None
             rows = cursor.fetchall() if has_rows else []
@@ -570,7 +569,7 @@ def _parameters(settings: Settings) -> dict[str, Any]:
     if options["pgbouncer"]:
         parameters["prepare_threshold"] = None
     else:
-        parameters["options"] = f"{_FIRST_OPTIONS} {given.get('options', '')} {_LAST_OPTIONS}"
+        parameters["options"] = f"{given.get('options', '')} {_LAST_OPTIONS}"
     defaults = {
         "application_name": options["application_name"],
         "connect_timeout": max(1, math.ceil(options["connect_timeout"])),

@@ -583,13 +583,10 @@ class Watched(Queryable):
 
     def __init__(self, db: Backend) -> None:
         self._db = db
+        self._dialect = db.dialect
         self.transactions = 0
 
-    @property
-    def dialect(self) -> Any:
-        return self._db.dialect
-
-    def _run(self, sql: str, params: Any) -> Any:
+    def _run(self, sql: str, params: Any, prepare: bool = True) -> Any:
         return self._db._run(sql, params)
 
     def executemany(self, sql: str, seq_of_params: Any) -> int:

@@ -22,7 +22,6 @@ from prefect_db import (
     states,
     task_runs,
 )
-from prefect_db.dialect import Dialect
 from prefect_db.flow_runs import FlowRun
 from prefect_db.states import State
 
@@ -301,13 +300,10 @@ class Recorder(Queryable):
 
     def __init__(self, db: Backend) -> None:
         self.db = db
+        self._dialect = db.dialect
         self.asked: list[tuple[str, Any]] = []
 
-    @property
-    def dialect(self) -> Dialect:
-        return self.db.dialect
-
-    def _run(self, sql: str, params: Any) -> Any:
+    def _run(self, sql: str, params: Any, prepare: bool = True) -> Any:
         self.asked.append((sql, params))
         return self.db._run(sql, params)
 

@@ -43,7 +43,7 @@ from prefect_db.flow_runs import FlowRunFilter
 from prefect_db.flows import FlowFilter
 from prefect_db.logs import LogSort
 from prefect_db.observe import Event, Execute, Observer, Outcome
-from prefect_db.testing import create_database
+from prefect_db.testing import create_database, proxy
 from tests.faults.entities import NOON, call, functions, seed
 
 FUNCTIONS: Final = sorted(functions().keys() - {"blocks.rotate_key"})
@@ -374,7 +374,12 @@ class TestPasswordsOfUrls:
     @pytest.mark.only("postgres", "a file has no password")
     @pytest.mark.parametrize("password", [SECRET, quote(f"{SECRET}/@:?#% ä", safe="")])
     def test_they_are_told_nowhere(
-        self, url: str, told: Told, password: str, capsys: pytest.CaptureFixture[str]
+        self,
+        url: str,
+        told: Told,
+        password: str,
+        capsys: pytest.CaptureFixture[str],
+        caplog: pytest.LogCaptureFixture,
     ) -> None:
         place = url.partition("@")[2]
         good = f"postgresql://postgres:{password}@{place}"
@@ -387,6 +392,15 @@ class TestPasswordsOfUrls:
             f"postgresql://postgres:{password}@127.0.0.1:notaport/x",
             f"oracle://postgres:{password}@127.0.0.1/x",
         ]
+        with proxy(good) as network, connect(network.url, observer=Listener(told)) as db:
+            # psycopg logs that it cannot connect, and to where.
+            db.value("SELECT 1")
+            network.refuse()
+            network.cut()
+            with pytest.raises(Error) as caught:
+                db.run(lambda txn: txn.value("SELECT 1"), 2)
+            told.add(caught.value, db)
+        assert "connection failed" in caplog.text
         with connect(good, observer=Listener(told)) as db:
             told.add(db, db.stats(), db._settings)
             with suppress(Error):

@@ -20,11 +20,12 @@ _FIND: Final = (
     " WHERE flow_run.state_type = ANY(CAST(%s AS state_type[])) ORDER BY id DESC LIMIT %s"
 )
 _PAGE: Final = (
-    f"SELECT {Event.columns} FROM events WHERE occurred >= %s AND occurred <= %s{{}}"
+    f"SELECT {Event.columns} FROM events WHERE occurred >= %s AND {{}}"
     " ORDER BY occurred DESC, id DESC LIMIT %s"
 )
-_FIRST_PAGE: Final = _PAGE.format("")
-_NEXT_PAGE: Final = _PAGE.format(" AND (occurred, id) < (%s, %s)")
+_FIRST_PAGE: Final = _PAGE.format("occurred <= %s")
+# The place is the upper bound: beside another one, all that is between them would be read.
+_NEXT_PAGE: Final = _PAGE.format("(occurred, id) < (%s, %s)")
 _COUNT: Final = "SELECT state_type, count(*) FROM task_run GROUP BY state_type"
 _HISTORY: Final = (
     "SELECT s.id, s.type, s.name, s.timestamp, s.message, s.state_details,"
@@ -53,7 +54,7 @@ def event_page(execute: Execute, page: Pages) -> list[Event]:
     if page.after is None:
         rows = execute(_FIRST_PAGE, (page.since, page.until, page.size + 1)).fetchall()
     else:
-        params = (page.since, page.until, *page.after, page.size + 1)
+        params = (page.since, *page.after, page.size + 1)
         rows = execute(_NEXT_PAGE, params).fetchall()
     return [event_of(row) for row in rows[: page.size]]
 

@@ -20,11 +20,12 @@ _FIND: Final = (
     " WHERE flow_run.state_type IN (SELECT value FROM json_each(?)) ORDER BY id DESC LIMIT ?"
 )
 _PAGE: Final = (
-    f"SELECT {Event.columns} FROM events WHERE occurred >= ? AND occurred <= ?{{}}"
+    f"SELECT {Event.columns} FROM events WHERE occurred >= ? AND {{}}"
     " ORDER BY occurred DESC, id DESC LIMIT ?"
 )
-_FIRST_PAGE: Final = _PAGE.format("")
-_NEXT_PAGE: Final = _PAGE.format(" AND (occurred, id) < (?, ?)")
+_FIRST_PAGE: Final = _PAGE.format("occurred <= ?")
+# The place is the upper bound: beside another one, all that is between them would be read.
+_NEXT_PAGE: Final = _PAGE.format("(occurred, id) < (?, ?)")
 _COUNT: Final = "SELECT state_type, count(*) FROM task_run GROUP BY state_type"
 _HISTORY: Final = (
     "SELECT s.id, s.type, s.name, s.timestamp, s.message, s.state_details,"
@@ -50,14 +51,13 @@ def find_flow_runs(execute: Execute, limit: int) -> list[FlowRun]:
 
 
 def event_page(execute: Execute, page: Pages) -> list[Event]:
-    span = (time_text(page.since), time_text(page.until))
     # One more than are wanted: so one knows whether there is a next page.
+    since, until, limit = time_text(page.since), time_text(page.until), page.size + 1
     if page.after is None:
-        rows = execute(_FIRST_PAGE, (*span, page.size + 1)).fetchall()
+        rows = execute(_FIRST_PAGE, (since, until, limit)).fetchall()
     else:
         occurred, event_id = page.after
-        place = (time_text(occurred), str(event_id))
-        rows = execute(_NEXT_PAGE, (*span, *place, page.size + 1)).fetchall()
+        rows = execute(_NEXT_PAGE, (since, time_text(occurred), str(event_id), limit)).fetchall()
     return [event_of(row) for row in rows[: page.size]]
 
 
