@@ -457,11 +457,18 @@ class SQLitePool:
             )
         self._look_at = time.monotonic() + _LOOK_EVERY
 
+    def _open_later(self, read_only: bool) -> Connection:
+        """One more connection to a file that could be opened: what is in the way is no setting."""
+        try:
+            return self._open(read_only)
+        except ConfigurationError as error:
+            raise Unavailable(error.message) from error
+
     def _reopened(self, closed: Connection, lending: Lending[Connection]) -> Connection:
         """Another in the place of one that was closed, as after a rollback that failed."""
         if self._memory:
             raise Unavailable("the one connection to :memory: was closed, and the data is gone")
-        connection = self._open(lending is not self._writers)
+        connection = self._open_later(lending is not self._writers)
         lending.replace(closed, connection)
         with self._mutex:
             self._lent_by[connection] = self._lent_by.pop(closed)
@@ -482,7 +489,7 @@ class SQLitePool:
                     self._snapshots.add(connection)
                     del self._spares[-1]
                     return connection
-            connection = self._open(True)
+            connection = self._open_later(True)
             with self._mutex:
                 self._snapshots.add(connection)
             return connection

@@ -279,6 +279,36 @@ def open_as_nobody(path: str) -> None:
             print(error)
 
 
+def test_too_many_open_files(path: Path) -> None:
+    """Who needs another connection is told that there is none now; all others go on."""
+    in_process(work_without_files, str(path))
+
+
+def work_without_files(path: str) -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
+    with connect(f"sqlite:///{path}") as db:
+        flows.create(db, "before")
+        assert flows.count(db) == 1
+        files: list[int] = []
+        try:
+            while True:
+                files.append(os.open(os.devnull, os.O_RDONLY))
+        except OSError:
+            pass
+        for number in range(3):
+            try:
+                db.run(flows.count, 2, read_only=True)
+                raise AssertionError("it was opened")
+            except Unavailable as error:
+                assert "unable to open" in str(error)
+            flows.create(db, f"without {number}")
+            assert flows.count(db) == number + 2
+        for file in files:
+            os.close(file)
+        assert db.run(flows.count, read_only=True) == 4
+        assert db.stats().in_use == 0
+
+
 class TestLock:
     """Another process holds the write lock: for shorter than busy_timeout, and for longer."""
 
