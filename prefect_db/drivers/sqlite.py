@@ -52,7 +52,7 @@ _WATCH_STEPS: Final = 20_000
 _SPARES: Final = 4
 # Seconds that SQLite waits for a lock by itself, before Python looks for signals and lets it try
 # again. Not 0: opening may have to wait for another process's recovery of the WAL.
-_LOCK_WAIT: Final = 0.1
+_LOCK_WAIT: Final = 0.01
 # Seconds after which a writer looks at the log's size again, and bytes.
 _WAL_INTERVAL: Final = 0.5
 _LARGE_WAL: Final = 16 * 2**20
