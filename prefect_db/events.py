@@ -22,9 +22,10 @@ from prefect_db.event_filters import EventFilter as EventFilter
 from prefect_db.event_filters import EventId as EventId
 from prefect_db.event_filters import EventName as EventName
 from prefect_db.event_filters import Occurred as Occurred
+from prefect_db.event_filters import Order as Order
+from prefect_db.event_filters import Place, conditions_of, driver_of
 from prefect_db.event_filters import Related as Related
 from prefect_db.event_filters import Resource as Resource
-from prefect_db.event_filters import conditions_of, driver_of
 from prefect_db.filters import Where
 from prefect_db.ids import uuid7
 from prefect_db.queryable import Queryable
@@ -192,9 +193,6 @@ def _resources(event: Event) -> list[tuple[datetime, str, str, dict[str, str], U
     return rows
 
 
-Order = Literal["ASC", "DESC"]
-
-
 @dataclass(slots=True)
 class Page:
     """A page of events.
@@ -226,15 +224,15 @@ def query(
     """
     if order not in ("ASC", "DESC") or not isinstance(limit, int) or limit < 1:
         raise BadValue(f"order={order!r}, limit={limit!r}; order is ASC or DESC, limit at least 1")
-    position = None if after is None else _position(after)
+    place = None if after is None else Place(*_position(after), order)
     found: dict[UUID, Event] = {}
     while len(found) <= limit:
-        events = _page(db, filter or EventFilter(), order, limit + 1, position)
+        events = _page(db, filter or EventFilter(), order, limit + 1, place)
         found |= {event.id: event for event in events}
         if len(events) <= limit:
             break
         # An event that has a resource in two roles comes twice; so there may be too few.
-        position = (events[-1].occurred, events[-1].id)
+        place = Place(events[-1].occurred, events[-1].id, order)
     page = list(found.values())[:limit]
     return Page(page, _token(page[-1]) if len(found) > limit else None)
 
@@ -244,19 +242,17 @@ def _page(
     filter: EventFilter,
     order: Order,
     limit: int,
-    position: tuple[datetime, UUID] | None,
+    place: Place | None,
 ) -> list[Event]:
     if filter.resource is not None and filter.resource.distinct:
-        return _distinct_page(db, filter, order, limit, position)
+        return _distinct_page(db, filter, order, limit, place)
     # With one resource, its entries in event_resources are already in the order of time.
     driver = driver_of(filter)
     source, occurred, event_id = "events AS e", "e.occurred", "e.id"
     if driver is not None:
         source = "event_resources AS r JOIN events AS e ON e.id = r.event_id"
         occurred, event_id = "r.occurred", "r.event_id"
-    where = conditions_of(db.dialect, filter, driver)
-    if position is not None:
-        where.add(f"({occurred}, {event_id}) {'<' if order == 'DESC' else '>'} (?, ?)", *position)
+    where = conditions_of(db.dialect, filter, driver, place)
     return db.rows(
         f"SELECT {_COLUMNS} FROM {source}{where.sql}"
         f" ORDER BY {occurred} {order}, {event_id} {order} LIMIT ?",
@@ -271,14 +267,15 @@ def _distinct_page(
     filter: EventFilter,
     order: Order,
     limit: int,
-    position: tuple[datetime, UUID] | None,
+    place: Place | None,
 ) -> list[Event]:
     """Of each resource the first event; which one that is, no page changes."""
     where = conditions_of(db.dialect, filter)
     first = Where(db.dialect)
     first.add("e.place = 1")
-    if position is not None:
-        first.add(f"(e.occurred, e.id) {'<' if order == 'DESC' else '>'} (?, ?)", *position)
+    if place is not None:
+        sign = "<" if order == "DESC" else ">"
+        first.add(f"(e.occurred, e.id) {sign} (?, ?)", place.occurred, place.id)
     return db.rows(
         f"SELECT {Event.columns} FROM (SELECT {_COLUMNS}, row_number() OVER (PARTITION BY"
         f" e.resource_id ORDER BY e.occurred {order}, e.id {order}) AS place"
