@@ -241,10 +241,10 @@ def query(
     if order not in ("ASC", "DESC") or not isinstance(limit, int) or limit < 1:
         raise BadValue(f"order={order!r}, limit={limit!r}; order is ASC or DESC, limit at least 1")
     place = None if after is None else Place(*_position(after), order)
-    found: dict[UUID, Event] = {}
+    found: dict[int, Event] = {}
     while len(found) <= limit:
         events = _page(db, filter or EventFilter(), order, limit + 1, place)
-        found |= {event.id: event for event in events}
+        found |= {event.id.int: event for event in events}
         if len(events) <= limit:
             break
         # An event that has a resource in two roles comes twice; so there may be too few.
