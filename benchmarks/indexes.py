@@ -37,7 +37,7 @@ Write = Callable[[Transaction, int, int], None]
 def run(place: Place) -> list[Section]:
     """One index after the other, and all of Prefect's."""
     rows, batch = (1_000, 200) if place.quick else (_ROWS, _BATCH)
-    rounds = 3 if place.quick else 15
+    rounds = 3 if place.quick else 9
     watch, other_watch = _Writes(place.backend), _Writes(place.backend)
     url = place.new_url()
     with Prefect(url) as prefect:
@@ -166,7 +166,7 @@ def _one_by_one(db: Backend, watch: _Writes, rows: int, batch: int, rounds: int)
 
 def _compared(databases: dict[str, tuple[Backend, _Writes]], rows: int, batch: int) -> list[Line]:
     taken: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for _ in range(15):
+    for _ in range(9):
         for write in _WRITES:
             for name, (db, watch) in databases.items():
                 for table, seconds in _once(db, watch, write, rows, batch, "").items():

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, NoReturn, Self, TypeVar
 
 from prefect_db import process
 from prefect_db.drivers.base import (
@@ -175,6 +175,10 @@ class Backend(Queryable):
         if not self._closed:
             self._closed = True
             self._pool.close()
+
+    def __reduce__(self) -> NoReturn:
+        # Else `multiprocessing` would tell of what in it cannot be pickled, and not what to do.
+        raise ForkedBackend("it cannot be passed to another process")
 
     def __enter__(self) -> Self:
         return self

@@ -55,6 +55,8 @@ def connect(
     Raises:
         ConfigurationError: A setting is wrong.
         Unavailable: The database cannot be reached.
+        Busy: SQLite: another process keeps all others out for longer than `busy_timeout`.
+        StorageError: The database is damaged, or its storage fails.
         MigrationError: The schema cannot be brought up to date.
         SchemaError: Prefect manages the database, and it lacks what our SQL needs.
     """

@@ -292,6 +292,7 @@ _SQLITE_CODES: dict[int, type[Error]] = {
     26: StorageError,
     275: CheckViolation,
     787: ForeignKeyViolation,
+    1032: Unavailable,
     1299: NotNullViolation,
     1555: UniqueViolation,
     2067: UniqueViolation,

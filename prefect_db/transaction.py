@@ -64,7 +64,7 @@ class _Scope(Queryable):
         self._thread = 0
         self._process = process.current
         self._inner: _Scope | None = None
-        self._streams: WeakSet[_Stream] = WeakSet()
+        self._streams: WeakSet[_Stream] | None = None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.status.value}>"
@@ -142,6 +142,8 @@ class _Scope(Queryable):
         values = self._dialect.bind(statement, params)
         batches = self._ready(sql).stream(statement, values, batch)
         stream = _Stream(self, batches, sql, into)
+        if self._streams is None:
+            self._streams = WeakSet()
         self._streams.add(stream)
         return stream
 
@@ -162,7 +164,7 @@ class _Scope(Queryable):
         return Savepoint(self)
 
     def _end_streams(self) -> None:
-        for stream in list(self._streams):
+        for stream in list(self._streams or ()):
             stream.close()
 
     def _forget(self) -> None:

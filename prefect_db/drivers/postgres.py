@@ -7,6 +7,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any, Final, NoReturn, Self, TypeVar, cast
 
 import psycopg
@@ -202,6 +203,10 @@ class PostgresConnection:
             raise Unavailable(f"the server took no interrupt: {error}") from error
 
     def close(self) -> None:
+        if self.native.pgconn.transaction_status == TransactionStatus.ACTIVE:
+            # A signal's exception came in the middle: the server would go on with the statement.
+            with suppress(Unavailable):
+                self.interrupt()
         self.native.close()
 
     def _run(self, sql: str) -> str | None:
@@ -416,6 +421,7 @@ class PostgresPool:
                 self._broken += 1
             else:
                 return True
+        place.connection = None
         native.close()
         return False
 

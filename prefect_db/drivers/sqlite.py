@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import math
 import os
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -50,8 +53,26 @@ _SPARES: Final = 4
 # Seconds that SQLite waits for a lock by itself, before Python looks for signals and lets it try
 # again. Not 0: opening may have to wait for another process's recovery of the WAL.
 _LOCK_WAIT: Final = 0.1
+# Seconds after which a writer looks at the log's size again, and bytes.
+_WAL_INTERVAL: Final = 0.5
+_LARGE_WAL: Final = 16 * 2**20
+
+# What opening a file fails with if it is the wrong one, or may not be written.
+_WRONG_FILE: Final = (
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_NOTADB,
+)
+
+# Seconds between two looks whether the file is still there.
+_LOOK_EVERY: Final = 1.0
 
 T = TypeVar("T")
+
+
+_CHECKPOINT: Final = "PRAGMA wal_checkpoint(TRUNCATE)"
+_TRUNCATE: Final = Statement(_CHECKPOINT, _CHECKPOINT, 0, False)
 
 
 class SQLiteConnection:
@@ -309,9 +330,10 @@ def open_connection(settings: Settings, *, read_only: bool = False) -> SQLiteCon
     """A connection with this library's pragmas.
 
     Raises:
-        ConfigurationError: The file cannot be opened or made.
+        ConfigurationError: The file cannot be opened or made, or is no database.
+        Busy: Another connection kept all others out for longer than `busy_timeout`.
+        StorageError: The database is damaged, or its storage fails.
     """
-    options = settings.options
     try:
         native = sqlite3.connect(
             settings.path,
@@ -324,7 +346,7 @@ def open_connection(settings: Settings, *, read_only: bool = False) -> SQLiteCon
         raise ConfigurationError(
             f"{settings.path}: {error}; name a file that can be opened"
         ) from error
-    connection = SQLiteConnection(native, options["busy_timeout"], read_only=read_only)
+    connection = SQLiteConnection(native, settings.options["busy_timeout"], read_only=read_only)
     try:
         _prepare(connection, settings, read_only=read_only)
     except BaseException:
@@ -334,18 +356,29 @@ def open_connection(settings: Settings, *, read_only: bool = False) -> SQLiteCon
 
 
 def _prepare(connection: SQLiteConnection, settings: Settings, *, read_only: bool) -> None:
-    options = settings.options
-    try:
-        mode = connection.native.execute("PRAGMA journal_mode").fetchone()[0]
-        connection.wants_wal = mode not in ("wal", "memory") and not read_only
-        connection.native.execute("PRAGMA foreign_keys = ON")
-        connection.native.execute(f"PRAGMA synchronous = {options['synchronous']}")
-        if read_only:
-            connection.native.execute("PRAGMA query_only = ON")
-    except sqlite3.Error as error:
-        raise ConfigurationError(
-            f"{settings.path}: {error}; name a SQLite database that can be written, or a new file"
-        ) from error
+    def attempt() -> None:
+        native = connection.native
+        try:
+            mode = native.execute("PRAGMA journal_mode").fetchone()[0]
+            connection.wants_wal = mode not in ("wal", "memory") and not read_only
+            native.execute("PRAGMA foreign_keys = ON")
+            native.execute(f"PRAGMA synchronous = {settings.options['synchronous']}")
+            if read_only:
+                native.execute("PRAGMA query_only = ON")
+        except sqlite3.Error as error:
+            raise _not_opened(error, settings.path) from error
+
+    # Somebody may keep readers out for a moment: who recovers the WAL after a crash does.
+    connection._patiently(attempt)
+
+
+def _not_opened(error: sqlite3.Error, path: str) -> Error:
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+    if code & 0xFF in _WRONG_FILE:
+        return ConfigurationError(
+            f"{path}: {error}; name a SQLite database that can be written, or a new file"
+        )
+    return from_sqlite(code, f"{path}: {error}")
 
 
 class SQLitePool:
@@ -353,6 +386,10 @@ class SQLitePool:
 
     Readers do not wait for the writer (WAL). Read-only transactions get connections of their own,
     opened when needed, so that a long one delays nobody. `:memory:` is one connection for all.
+
+    SQLite goes on with a file that was deleted or replaced, whose new rows nobody will ever see.
+    So who writes, or begins a transaction, has the pool look, once a second, whether it is still
+    the one that was opened.
     """
 
     def __init__(self, open_: Callable[[bool], Connection], settings: Settings) -> None:
@@ -366,6 +403,11 @@ class SQLitePool:
         self._opened = 0
         self._broken = 0
         self._closed = False
+        self._path = os.path.abspath(settings.path)
+        self._file = _identity(self._path)
+        self._look_at = math.inf if self._memory else 0.0
+        self._wal = f"{self._path}-wal"
+        self._look_at_wal = 0.0
         self._writers = self._readers = Lending([self._open(False)])
         if not self._memory:
             readers = settings.options["readers"]
@@ -384,6 +426,8 @@ class SQLitePool:
         if purpose == "snapshot" and not self._memory:
             return self._acquire_snapshot()
         self._check_open()
+        if time.monotonic() > self._look_at:
+            self._look_at_file()
         lending = self._readers if purpose == "read" else self._writers
         connection = lending.acquire(self._timeout) or self._none_free()
         try:
@@ -404,11 +448,27 @@ class SQLitePool:
         if self._closed:
             raise BackendClosed("close() was called")
 
+    def _look_at_file(self) -> None:
+        if _identity(self._path) != self._file:
+            raise Unavailable(
+                f"{self._path} was deleted or replaced after it was opened; what was written since"
+                " then is in the old file: put that back, or end all that use it, remove what the"
+                " old one left beside it (-wal, -shm), and connect() again"
+            )
+        self._look_at = time.monotonic() + _LOOK_EVERY
+
+    def _open_later(self, read_only: bool) -> Connection:
+        """One more connection to a file that could be opened: what is in the way is no setting."""
+        try:
+            return self._open(read_only)
+        except ConfigurationError as error:
+            raise Unavailable(error.message) from error
+
     def _reopened(self, closed: Connection, lending: Lending[Connection]) -> Connection:
         """Another in the place of one that was closed, as after a rollback that failed."""
         if self._memory:
             raise Unavailable("the one connection to :memory: was closed, and the data is gone")
-        connection = self._open(lending is not self._writers)
+        connection = self._open_later(lending is not self._writers)
         lending.replace(closed, connection)
         with self._mutex:
             self._lent_by[connection] = self._lent_by.pop(closed)
@@ -418,6 +478,8 @@ class SQLitePool:
 
     def _acquire_snapshot(self) -> Connection:
         connection: Connection | None = None
+        if time.monotonic() > self._look_at:
+            self._look_at_file()
         try:
             with self._mutex:
                 self._check_open()
@@ -427,7 +489,7 @@ class SQLitePool:
                     self._snapshots.add(connection)
                     del self._spares[-1]
                     return connection
-            connection = self._open(True)
+            connection = self._open_later(True)
             with self._mutex:
                 self._snapshots.add(connection)
             return connection
@@ -465,11 +527,21 @@ class SQLitePool:
             return
         if not again or lending.held_by_caller(connection):
             clean(connection)
+            if lending is self._writers and time.monotonic() > self._look_at_wal:
+                self._shorten_wal(connection)
             lending.release(connection)
         else:
             lending.serve()
         if self._closed:
             self._close_free()
+
+    def _shorten_wal(self, connection: Connection) -> None:
+        """SQLite begins its log anew only at a moment when nobody reads it, which under load may
+        never come: past a size, wait for one. Readers that come meanwhile do without the log."""
+        self._look_at_wal = time.monotonic() + _WAL_INTERVAL
+        with suppress(OSError, Error):
+            if os.stat(self._wal).st_size > _LARGE_WAL:
+                connection.execute(_TRUNCATE, ())
 
     def _release_snapshot(self, connection: Connection) -> None:
         with self._mutex:
@@ -545,6 +617,15 @@ class SQLiteDriver:
         return HostConnection(native) if isinstance(native, sqlite3.Connection) else None
 
 
+def _identity(path: str) -> tuple[int, int] | None:
+    """What tells a file from another that gets its name."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def make_file(path: str) -> None:
     """Make the file if it is missing, for its owner alone: it may come to hold secrets.
 
@@ -552,7 +633,7 @@ def make_file(path: str) -> None:
         ConfigurationError: It cannot be made, with the reason.
     """
     try:
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        _make(os.path.realpath(path))
     except (OSError, ValueError) as error:
         reason: object = error.strerror if isinstance(error, OSError) else error
         folder = Path(path).absolute().parent
@@ -563,3 +644,18 @@ def make_file(path: str) -> None:
             f" ({reason}); PREFECT_DATABASE_PATH or the URL must name a file in a folder that"
             " exists and can be written"
         ) from error
+
+
+def _make(path: str) -> None:
+    """Make the file without opening one that SQLite may have open: to close that would end all
+    locks of this process on it, and another process would delete the log of its connections."""
+    try:
+        if sys.platform == "linux":
+            os.mknod(path, 0o600)
+        else:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    except FileExistsError:
+        if os.path.isdir(path):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)) from None
+        if not os.access(path, os.R_OK | os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES)) from None

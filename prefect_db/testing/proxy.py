@@ -152,22 +152,27 @@ class Proxy:
 
     def _pump(self, link: _Link, asking: bool) -> None:
         source, sink = (link.client, link.server) if asking else (link.server, link.client)
-        with suppress(OSError):
+        try:
             while data := source.recv(_CHUNK):
                 if self.delay:
                     time.sleep(self.delay)
-                cut_at = self._cut_at
-                if asking and cut_at is not None and cut_at[0] in data:
-                    self._cut_at = None
-                    if not cut_at[1]:
-                        link.cut()
-                        return
-                    link.answers = False
-                elif not asking and not link.answers:
+                if self._is_cut_at(link, data) if asking else not link.answers:
                     link.cut()
                     return
                 sink.sendall(data)
             sink.shutdown(socket.SHUT_WR)
+        except OSError:
+            # What one end did to its connection is done to the other.
+            link.cut()
+
+    def _is_cut_at(self, link: _Link, data: bytes) -> bool:
+        """True if this must not reach the server; or else it may be that its answer must not."""
+        cut_at = self._cut_at
+        if cut_at is None or cut_at[0] not in data:
+            return False
+        self._cut_at = None
+        link.answers = False
+        return not cut_at[1]
 
 
 class _Link:

@@ -144,6 +144,7 @@ def test_a_lost_connection_is_replaced(pool: HostPool, url: str) -> None:
         assert db.stats().in_use == 0
 
 
+@pytest.mark.direct("the host's settings of a session are not kept by PgBouncer")
 def test_threads_share_it_with_the_host(pool: HostPool) -> None:
     with connect(pool=pool) as db:
         before = _look(pool)

@@ -399,6 +399,7 @@ def test_connections_are_told_of_from_their_opening_to_their_closing(
     recorder.check()
 
 
+@pytest.mark.direct("PgBouncer hides what is lost behind it")
 def test_a_lost_connection_is_told_of_and_the_one_in_its_place(
     db: Backend, recorder: Recorder, url: str
 ) -> None:
@@ -416,6 +417,7 @@ def test_a_lost_connection_is_told_of_and_the_one_in_its_place(
     assert db.stats().broken == 1
 
 
+@pytest.mark.direct("PgBouncer hides what is lost behind it")
 @pytest.mark.only("postgres", "SQLite has no server")
 def test_an_idle_connection_that_was_lost_is_told_of(
     db: Backend, recorder: Recorder, url: str, monkeypatch: pytest.MonkeyPatch
@@ -428,6 +430,7 @@ def test_an_idle_connection_that_was_lost_is_told_of(
     assert len(recorder.of(Close)) == 1
 
 
+@pytest.mark.direct("PgBouncer hides what is lost behind it")
 @pytest.mark.only("postgres", "a SQLite file is opened at once, or never")
 def test_a_connection_that_cannot_be_opened_is_told_of(
     db: Backend, recorder: Recorder, url: str

@@ -25,6 +25,8 @@ from prefect_db.text_search import MAX_QUERY
 from prefect_db.text_search import Text as TextSearch
 
 MODULES: Final = (flows, flow_runs, task_runs, events, logs, blocks, configuration)
+# What only makes statements for the entities' modules, which import it.
+_INTERNAL: Final = ("prefect_db.run_pages",)
 NOON: Final = datetime(2030, 1, 1, 12, tzinfo=UTC)
 
 
@@ -42,6 +44,8 @@ def functions() -> Mapping[str, Callable[..., Any]]:
         for name, function in inspect.getmembers(module, inspect.isfunction):
             first = next(iter(inspect.signature(function).parameters.values()), None)
             of_the_library = function.__module__.startswith("prefect_db.")
+            if function.__module__ in _INTERNAL:
+                continue
             if of_the_library and not name.startswith("_") and first and first.name == "db":
                 found[f"{module.__name__.removeprefix('prefect_db.')}.{name}"] = function
     return found
@@ -73,6 +77,29 @@ def call(db: Queryable, name: str, text: str, seeded: Seeded, ids: str | None = 
     """Call a function with the text; with `ids`, also where an id belongs."""
     positional, named = _Filled(text, seeded, ids).arguments(name)
     return functions()[name](db, *positional, **named)
+
+
+def fields_of_filters() -> list[tuple[str, str]]:
+    """Each function that takes a filter, with each field of it."""
+    found = []
+    for name, function in functions().items():
+        kind = typing.get_type_hints(function).get("filter")
+        for each in typing.get_args(kind) or [kind]:
+            if dataclasses.is_dataclass(each):
+                found += [(name, field.name) for field in dataclasses.fields(each)]
+    return [(name, field) for name, field in found if field != "operator"]
+
+
+def call_with_filter(db: Queryable, name: str, field: str, text: str, seeded: Seeded) -> Any:
+    """Call a function with a filter that has this field alone, with the text in it."""
+    function = functions()[name]
+    filter = _Filled(text, seeded, None, field).value(
+        typing.get_type_hints(function)["filter"], "filter"
+    )
+    if name == "events.count_by_time":
+        occurred = events.Occurred(since=NOON)
+        return function(db, "day", dataclasses.replace(filter, occurred=occurred))
+    return function(db, filter)
 
 
 # What cannot be told from the annotations.
@@ -129,8 +156,11 @@ def _task_frame(text: str) -> dict[str, Any]:
 
 
 class _Filled:
-    def __init__(self, text: str, seeded: Seeded, ids: str | None) -> None:
+    def __init__(
+        self, text: str, seeded: Seeded, ids: str | None, field: str | None = None
+    ) -> None:
         self._text = text
+        self._field = field
         self._seeded = seeded
         self._ids = ids
 
@@ -226,6 +256,7 @@ class _Filled:
                 field: self.value(hint, name if field in leaf else field)
                 for field, hint in typing.get_type_hints(kind).items()
                 if field != "operator"
+                and (self._field in (None, field) or not kind.__name__.endswith("Filter"))
             }
         )
 

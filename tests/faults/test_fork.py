@@ -6,6 +6,7 @@ to harm.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import sys
 import traceback
@@ -78,6 +79,38 @@ def test_a_child_has_a_backend_of_its_own_when_it_connects(url: str, db: Backend
     assert _ids(db) == [*range(100), *range(1000, 1100)]
     check = db.dialect.pick(sqlite="PRAGMA integrity_check", postgres="SELECT 'ok'")
     assert db.value(check) == "ok"
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_the_processes_of_multiprocessing_connect_for_themselves(
+    url: str, db: Backend, method: str
+) -> None:
+    in_process(_multiprocess, url, method)
+    assert _ids(db) == [*range(40)]
+    assert db.stats().in_use == 0
+
+
+def _multiprocess(url: str, method: str) -> None:
+    context: Any = multiprocessing.get_context(method)
+    with connect(url, migrate=False) as db:
+        _assert_sound(db)
+        children = [context.Process(target=_connect_and_insert, args=(url, n)) for n in range(4)]
+        for child in children:
+            child.start()
+        for child in children:
+            child.join()
+            assert child.exitcode == 0
+        if method != "fork":
+            with suppress(ForkedBackend):
+                context.Process(target=_ids, args=(db,)).start()
+                raise AssertionError("a Backend was passed to another process")
+        _assert_sound(db)
+
+
+def _connect_and_insert(url: str, number: int) -> None:
+    with connect(url, migrate=False) as db:
+        for id_ in range(number * 10, number * 10 + 10):
+            _insert(db, id_)
 
 
 def _child_uses_each_verb(url: str) -> None:

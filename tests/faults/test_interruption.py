@@ -77,7 +77,10 @@ def test_a_signal_ends_the_statement_on_the_server_too(
     with _prompt(kind), _signal_during_statement(db), db.transaction() as txn:
         txn.execute(_long(db))
     running = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%'"
-    until(lambda: db.value(f"{running} AND state <> 'idle' AND datname = current_database()") == 0)
+    until(
+        lambda: db.value(f"{running} AND state <> 'idle' AND datname = current_database()") == 0,
+        _PROMPT,
+    )
 
 
 @pytest.mark.only("postgres", "nothing runs long at SQLite's COMMIT")

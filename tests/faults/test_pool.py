@@ -188,7 +188,7 @@ def test_a_connection_whose_interrupt_did_not_reach_the_server_is_not_used_again
 def test_who_waits_when_it_is_closed_is_told_and_who_works_may_end(
     url: str, record_fault: RecordFault
 ) -> None:
-    db = connect(url, migrate=False, pool_size=1)
+    db = connect(url, migrate=False, pool_size=1, pool_timeout=4 * BOUND)
     db.execute("CREATE TABLE item (id bigint NOT NULL)")
     with ThreadPoolExecutor(50) as threads:
         with db.transaction() as txn:

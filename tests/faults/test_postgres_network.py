@@ -116,7 +116,7 @@ class TestRestarts:
                     assert isinstance(error, Unavailable)
                     assert str(server.folder) in str(error)
                     assert not error.sent
-            assert (db.stats().in_use, db.stats().waiting) == (0, 0)
+            assert (db.stats().in_use, db.stats().waiting, db.stats().broken) == (0, 0, 1)
             server.start()
             assert db.value("SELECT 1") == 1
 

@@ -43,8 +43,15 @@ from prefect_db.flow_runs import FlowRunFilter
 from prefect_db.flows import FlowFilter
 from prefect_db.logs import LogSort
 from prefect_db.observe import Event, Execute, Observer, Outcome
-from prefect_db.testing import create_database
-from tests.faults.entities import NOON, call, functions, seed
+from prefect_db.testing import create_database, proxy
+from tests.faults.entities import (
+    NOON,
+    call,
+    call_with_filter,
+    fields_of_filters,
+    functions,
+    seed,
+)
 
 FUNCTIONS: Final = sorted(functions().keys() - {"blocks.rotate_key"})
 # In every text that is sent, and in no statement.
@@ -119,18 +126,21 @@ class Place:
     def __init__(self, db: Backend, statements: Statements) -> None:
         self.db = db
         self._statements = statements
-        self._seeded = seed(db)
+        self.seeded = seed(db)
 
     def sent(
         self, name: str, text: str, ids: str | None = None
     ) -> tuple[list[str], bool, Error | None]:
         """What a function sends, whether the text was among the parameters, and its error."""
+        return self.sent_by(lambda txn: call(txn, name, text, self.seeded, ids))
+
+    def sent_by(self, act: Callable[[Queryable], Any]) -> tuple[list[str], bool, Error | None]:
         statements, error = self._statements, None
         statements.sql.clear()
         statements.marked = False
         with self.db.transaction() as txn:
             try:
-                call(txn, name, text, self._seeded, ids)
+                act(txn)
             except Error as raised:
                 error = raised
             txn.rollback()
@@ -175,6 +185,24 @@ class TestValues:
             assert error is None or name == "events.query", error
             reached = reached or marked
         assert reached == (name not in WITHOUT_TEXT), "is the text a parameter at all?"
+
+    @pytest.mark.parametrize(("name", "field"), fields_of_filters())
+    def test_nor_is_the_text_of_a_field_of_a_filter(
+        self, place: Place, name: str, field: str
+    ) -> None:
+        """Of one field alone there may be a shorter way."""
+
+        def sent(text: str) -> list[str]:
+            statements, _, error = place.sent_by(
+                lambda txn: call_with_filter(txn, name, field, text, place.seeded)
+            )
+            assert error is None
+            return statements
+
+        for text in HOSTILE[:3]:
+            statements = sent(text)
+            assert statements == sent(twin(text))
+            assert [sql for sql in statements if MARK in sql] == []
 
     def test_all_is_still_there(self, place: Place) -> None:
         """Nothing was dropped, ended or committed."""
@@ -374,7 +402,12 @@ class TestPasswordsOfUrls:
     @pytest.mark.only("postgres", "a file has no password")
     @pytest.mark.parametrize("password", [SECRET, quote(f"{SECRET}/@:?#% ä", safe="")])
     def test_they_are_told_nowhere(
-        self, url: str, told: Told, password: str, capsys: pytest.CaptureFixture[str]
+        self,
+        url: str,
+        told: Told,
+        password: str,
+        capsys: pytest.CaptureFixture[str],
+        caplog: pytest.LogCaptureFixture,
     ) -> None:
         place = url.partition("@")[2]
         good = f"postgresql://postgres:{password}@{place}"
@@ -387,6 +420,15 @@ class TestPasswordsOfUrls:
             f"postgresql://postgres:{password}@127.0.0.1:notaport/x",
             f"oracle://postgres:{password}@127.0.0.1/x",
         ]
+        with proxy(good) as network, connect(network.url, observer=Listener(told)) as db:
+            # psycopg logs that it cannot connect, and to where.
+            db.value("SELECT 1")
+            network.refuse()
+            network.cut()
+            with pytest.raises(Error) as caught:
+                db.run(lambda txn: txn.value("SELECT 1"), 2)
+            told.add(caught.value, db)
+        assert "connection failed" in caplog.text
         with connect(good, observer=Listener(told)) as db:
             told.add(db, db.stats(), db._settings)
             with suppress(Error):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import random
 import signal
@@ -55,6 +56,8 @@ def work(url: str, ledger: str, rest: str) -> None:
         ledger: A file of its own.
         rest: Seconds that each thread rests after each operation.
     """
+    # Of connections that were killed, psycopg and the library have much to say.
+    logging.disable()
     done = threading.Event()
     signal.signal(signal.SIGTERM, lambda number, frame: done.set())
     before = _open_files()

@@ -28,8 +28,8 @@ _RUNS: Final = 200
 _SECONDS: Final = 15.0
 _BETWEEN: Final = (0.5, 2.0)
 _MEBIBYTE: Final = 2**20
-# Mebibytes. SQLite begins anew at 4, if nobody reads what is older just then.
-_LARGEST_WAL: Final = 64
+# Mebibytes. A writer waits for a moment to begin anew at 16, unless it has looked just before.
+_LARGEST_WAL: Final = 48
 
 
 @pytest.fixture
@@ -141,8 +141,10 @@ def _kill_now_and_then(db: Backend, url: str, load: _Load, seconds: float) -> No
         if db.dialect.name == "postgres":
             admin = stack.enter_context(psycopg.connect(url, autocommit=True))
         while time.monotonic() < ends:
-            load.note_wal()
-            time.sleep(random.uniform(*_BETWEEN))
+            next_kill = time.monotonic() + random.uniform(*_BETWEEN)
+            while time.monotonic() < next_kill:
+                load.note_wal()
+                time.sleep(0.05)
             if admin is not None and random.random() < 0.7:
                 load.kill_session(admin)
             else:

@@ -445,6 +445,12 @@ class TestFile:
         assert stat.S_IMODE(path.stat().st_mode) == 0o644
         assert path.read_bytes() == b"content"
 
+    def test_a_link_is_followed(self, tmp_path: Path) -> None:
+        (tmp_path / "link.db").symlink_to(tmp_path / "target.db")
+        for _ in range(2):
+            make_file(str(tmp_path / "link.db"))
+        assert stat.S_IMODE((tmp_path / "target.db").stat().st_mode) == 0o600
+
     def test_memory_is_no_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)
         SQLiteDriver().open(from_url(":memory:")).close()

@@ -40,3 +40,11 @@ def test_each_index_is_accounted_for() -> None:
         there = set(re.findall(r"^CREATE (?:UNIQUE )?INDEX (\w+)", schema, flags=re.M))
         there |= set(re.findall(r"CONSTRAINT (pk_flow_run_tag)", schema))
         assert {index for index, only in rows if only in ("", name)} == there
+
+
+def test_every_promise_names_its_test() -> None:
+    text = (ROOT / "docs" / "reliability.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| ") and "promise |" not in line]
+    assert len(rows) >= 40
+    for row in rows:
+        assert "::test_" in row, row

@@ -34,7 +34,7 @@ def test_no_text_is_too_odd(target: str) -> None:
     pieces = st.lists(piece | st.text(max_size=3), max_size=12)
 
     @given(pieces.map("".join) | st.text())
-    @settings(deadline=None, max_examples=400)
+    @settings(deadline=None, max_examples=200)
     def feed(text: str) -> None:
         TARGETS[target](text)
 
