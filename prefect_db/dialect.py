@@ -109,9 +109,9 @@ class Dialect:
         if value is None or value is True or value is False:
             return value
         if isinstance(value, Enum):
-            return self._bind_one(value.value)
+            return self.bind_one(value.value)
         if isinstance(value, Array):
-            values = [self._bind_one(item) for item in value.values]
+            values = [self.bind_one(item) for item in value.values]
             return dump_json(values) if self.name == "sqlite" else values
         for kind, codec in self._codecs.items():
             if isinstance(value, kind):
@@ -121,7 +121,13 @@ class Dialect:
             " datetime, timedelta, Enum, dict or list (stored as JSON), or an Array"
         )
 
-    def _bind_one(self, value: Any) -> Any:
+    def bind_one(self, value: Any) -> Any:
+        """One parameter as the engine takes it. Bound again it stays so: what the rows of a batch
+        have in common need not be brought to its form in each of them.
+
+        Raises:
+            BadValue: See `bind`.
+        """
         codec = self._codecs.get(type(value))
         return codec(value) if codec else self._bind_other(value)
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Final, Literal
 from uuid import UUID
 
 from prefect_db.dialect import Dialect
 from prefect_db.errors import BadValue
 from prefect_db.filters import AnyOf, Time, Where, escape_like
 from prefect_db.text_search import Text, conditions
-from prefect_db.values import check_text, to_list, to_object
+from prefect_db.values import check_text, to_datetime, to_list, to_object
 
 RESOURCE_ID: Final = "prefect.resource.id"
 RESOURCE_ROLE: Final = "prefect.resource.role"
@@ -113,6 +113,22 @@ class EventFilter:
 
 
 Leaf = Resource | Related | AnyResource
+Order = Literal["ASC", "DESC"]
+
+
+@dataclass(slots=True)
+class Place:
+    """Where a page begins: after the event of this time and id, in this order."""
+
+    occurred: datetime
+    id: UUID
+    order: Order
+
+    def before(self, occurred: Occurred) -> bool:
+        """Whether all of a span of time comes after it."""
+        if self.order == "DESC":
+            return occurred.until is not None and to_datetime(occurred.until) < self.occurred
+        return occurred.since is not None and to_datetime(occurred.since) > self.occurred
 
 
 def driver_of(filter: EventFilter) -> Leaf | None:
@@ -123,23 +139,36 @@ def driver_of(filter: EventFilter) -> Leaf | None:
     return None
 
 
-def conditions_of(dialect: Dialect, filter: EventFilter, driver: Leaf | None = None) -> Where:
+def conditions_of(
+    dialect: Dialect, filter: EventFilter, driver: Leaf | None = None, place: Place | None = None
+) -> Where:
     """The filter as conditions on `events AS e`; those of the driver are on the entries of
-    `event_resources AS r` that are joined to it.
+    `event_resources AS r` that are joined to it. With a place, what comes after it.
 
     Raises:
         BadValue: A list that is none, a text that cannot be stored, or over 200 characters long.
     """
     where = Where(dialect)
-    if filter.occurred is not None:
-        bounds = Time(after_=filter.occurred.since, before_=filter.occurred.until)
-        where.time("e.occurred" if driver is None else "r.occurred", bounds)
+    column, event_id = ("e.occurred", "e.id") if driver is None else ("r.occurred", "r.event_id")
+    occurred = filter.occurred or Occurred()
+    bounds = Time(after_=occurred.since, before_=occurred.until)
+    if place is None or place.before(occurred):
+        where.time(column, bounds)
+    elif place.order == "DESC":
+        # The place is the upper bound: beside another, SQLite would read all that is between them.
+        where.time(column, Time(after_=occurred.since))
+        where.add(f"({column}, {event_id}) < (?, ?)", place.occurred, place.id)
+        bounds.before_ = place.occurred
+    else:
+        where.time(column, Time(before_=occurred.until))
+        where.add(f"({column}, {event_id}) > (?, ?)", place.occurred, place.id)
+        bounds.after_ = place.occurred
     if filter.id is not None:
         _among(where, "e.id", "uuid", filter.id.id)
     if filter.event is not None:
         _name(where, dialect, filter.event)
     for leaf in _leaves(filter):
-        _resource(where, dialect, filter, leaf, joined=leaf is driver)
+        _resource(where, dialect, bounds, leaf, joined=leaf is driver)
     if filter.text is not None:
         for condition in conditions(dialect, _searched(dialect), filter.text):
             where.group(condition)
@@ -206,9 +235,7 @@ def _pairs(leaf: Related) -> list[tuple[str, str]]:
     return [(id, role) for id, role in pairs]
 
 
-def _resource(
-    where: Where, dialect: Dialect, filter: EventFilter, leaf: Leaf, *, joined: bool
-) -> None:
+def _resource(where: Where, dialect: Dialect, bounds: Time, leaf: Leaf, *, joined: bool) -> None:
     """What a leaf asks of the entry of a resource in event_resources: of the joined one, or that
     there is one.
     """
@@ -237,9 +264,7 @@ def _resource(
     if joined:
         where.group(entry)
     elif _ids(leaf):
-        if filter.occurred is not None:
-            bounds = Time(after_=filter.occurred.since, before_=filter.occurred.until)
-            entry.time("r.occurred", bounds)
+        entry.time("r.occurred", bounds)
         where.add(
             f"e.id IN (SELECT r.event_id FROM event_resources AS r{entry.sql})", *entry.params
         )

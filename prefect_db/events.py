@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal
@@ -22,15 +22,16 @@ from prefect_db.event_filters import EventFilter as EventFilter
 from prefect_db.event_filters import EventId as EventId
 from prefect_db.event_filters import EventName as EventName
 from prefect_db.event_filters import Occurred as Occurred
+from prefect_db.event_filters import Order as Order
+from prefect_db.event_filters import Place, conditions_of, driver_of
 from prefect_db.event_filters import Related as Related
 from prefect_db.event_filters import Resource as Resource
-from prefect_db.event_filters import conditions_of, driver_of
 from prefect_db.filters import Where
 from prefect_db.ids import uuid7
 from prefect_db.queryable import Queryable
 from prefect_db.row import Record
 from prefect_db.text_search import Text as Text
-from prefect_db.values import Array, as_utc, check_text, to_datetime, to_object, to_uuid
+from prefect_db.values import Array, as_utc, check_text, read_uuid, to_datetime, to_object, to_uuid
 
 MAX_NAME: Final = 1024
 MAX_RELATED: Final = 100
@@ -126,34 +127,52 @@ def write(db: Queryable, events: Iterable[Event | Mapping[str, Any]]) -> int:
     Raises:
         BadValue: See `make`.
     """
-    batch = list({event.id: event for event in reversed([*map(parse, events)])}.values())[::-1]
-    if not batch:
+    new = {event.id: event for event in reversed([*map(parse, events)])}
+    if not new:
         return 0
     with db.transaction() as txn:
-        stored = _ids(txn, "SELECT id FROM events WHERE id", batch)
-        now = datetime.now(UTC)
+        for stored in _ids(txn, "SELECT id FROM events WHERE id", new):
+            del new[stored]
+        bind = txn.dialect.bind_one
+        now = bind(datetime.now(UTC))
         # In the order of ids: writers of the same events then wait for each other in one order.
-        batch = [
-            replace(event, recorded=now)
-            for event in sorted(batch, key=lambda event: event.id)
-            if event.id not in stored
-        ]
+        # What many rows share is brought to its stored form here, once.
+        batch = [(id, bind(id), bind(new[id].occurred), new[id]) for id in sorted(new)]
         written = txn.executemany(
             f"INSERT INTO events ({Event.columns}, created, updated)"
             f" VALUES ({Event.marks}, ?, ?) ON CONFLICT (id) DO NOTHING",
-            [(*event.params(), now, now) for event in batch],
+            (
+                (
+                    event_id,
+                    occurred,
+                    event.event,
+                    event.resource_id,
+                    event.resource,
+                    event.related_resource_ids,
+                    event.related,
+                    event.payload,
+                    event.received,
+                    now,
+                    event.follows,
+                    now,
+                    now,
+                )
+                for _, event_id, occurred, event in batch
+            ),
         )
         if written < len(batch):
             # Another writer has committed some of them since; with their resources, which ours
             # do not have yet.
-            theirs = _ids(
-                txn, "SELECT DISTINCT event_id FROM event_resources WHERE event_id", batch
-            )
-            batch = [event for event in batch if event.id not in theirs]
+            theirs = _ids(txn, "SELECT DISTINCT event_id FROM event_resources WHERE event_id", new)
+            batch = [each for each in batch if each[0] not in theirs]
         txn.executemany(
             "INSERT INTO event_resources (id, created, updated, occurred, resource_id,"
             " resource_role, resource, event_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            [(uuid7(), now, now, *row) for event in batch for row in _resources(event)],
+            (
+                (uuid7(), now, now, occurred, resource_id, role, labels, event_id)
+                for _, event_id, occurred, event in batch
+                for resource_id, role, labels in _resources(event)
+            ),
         )
         return len(batch)
 
@@ -174,25 +193,20 @@ def parse(event: Event | Mapping[str, Any]) -> Event:
         raise BadValue(f"an event with the keys {', '.join(map(str, event))}") from error
 
 
-def _ids(txn: Queryable, sql: str, events: list[Event]) -> set[UUID | None]:
+def _ids(txn: Queryable, sql: str, ids: Iterable[UUID]) -> set[UUID]:
     listed = txn.dialect.pick(
         sqlite="IN (SELECT value FROM json_each(?))", postgres="= ANY(CAST(? AS uuid[]))"
     )
-    return {
-        row.uuid(0) for row in txn.rows(f"{sql} {listed}", (Array([event.id for event in events]),))
-    }
+    return {read_uuid(row[0]) for row in txn.rows(f"{sql} {listed}", (Array(list(ids)),))}
 
 
-def _resources(event: Event) -> list[tuple[datetime, str, str, dict[str, str], UUID]]:
-    rows = []
-    for at, labels in enumerate([event.resource, *event.related]):
-        others = {k: v for k, v in labels.items() if k not in (RESOURCE_ID, RESOURCE_ROLE)}
+def _resources(event: Event) -> Iterator[tuple[str, str, Labels]]:
+    """The id, the role and the other labels of each."""
+    for at, labels in enumerate((event.resource, *event.related)):
         role = labels[RESOURCE_ROLE] if at else ""
-        rows.append((event.occurred, labels[RESOURCE_ID], role, others, event.id))
-    return rows
-
-
-Order = Literal["ASC", "DESC"]
+        others = dict(labels)
+        others.pop(RESOURCE_ROLE, None)
+        yield others.pop(RESOURCE_ID), role, others
 
 
 @dataclass(slots=True)
@@ -226,15 +240,15 @@ def query(
     """
     if order not in ("ASC", "DESC") or not isinstance(limit, int) or limit < 1:
         raise BadValue(f"order={order!r}, limit={limit!r}; order is ASC or DESC, limit at least 1")
-    position = None if after is None else _position(after)
-    found: dict[UUID, Event] = {}
+    place = None if after is None else Place(*_position(after), order)
+    found: dict[int, Event] = {}
     while len(found) <= limit:
-        events = _page(db, filter or EventFilter(), order, limit + 1, position)
-        found |= {event.id: event for event in events}
+        events = _page(db, filter or EventFilter(), order, limit + 1, place)
+        found |= {event.id.int: event for event in events}
         if len(events) <= limit:
             break
         # An event that has a resource in two roles comes twice; so there may be too few.
-        position = (events[-1].occurred, events[-1].id)
+        place = Place(events[-1].occurred, events[-1].id, order)
     page = list(found.values())[:limit]
     return Page(page, _token(page[-1]) if len(found) > limit else None)
 
@@ -244,19 +258,17 @@ def _page(
     filter: EventFilter,
     order: Order,
     limit: int,
-    position: tuple[datetime, UUID] | None,
+    place: Place | None,
 ) -> list[Event]:
     if filter.resource is not None and filter.resource.distinct:
-        return _distinct_page(db, filter, order, limit, position)
+        return _distinct_page(db, filter, order, limit, place)
     # With one resource, its entries in event_resources are already in the order of time.
     driver = driver_of(filter)
     source, occurred, event_id = "events AS e", "e.occurred", "e.id"
     if driver is not None:
         source = "event_resources AS r JOIN events AS e ON e.id = r.event_id"
         occurred, event_id = "r.occurred", "r.event_id"
-    where = conditions_of(db.dialect, filter, driver)
-    if position is not None:
-        where.add(f"({occurred}, {event_id}) {'<' if order == 'DESC' else '>'} (?, ?)", *position)
+    where = conditions_of(db.dialect, filter, driver, place)
     return db.rows(
         f"SELECT {_COLUMNS} FROM {source}{where.sql}"
         f" ORDER BY {occurred} {order}, {event_id} {order} LIMIT ?",
@@ -271,14 +283,15 @@ def _distinct_page(
     filter: EventFilter,
     order: Order,
     limit: int,
-    position: tuple[datetime, UUID] | None,
+    place: Place | None,
 ) -> list[Event]:
     """Of each resource the first event; which one that is, no page changes."""
     where = conditions_of(db.dialect, filter)
     first = Where(db.dialect)
     first.add("e.place = 1")
-    if position is not None:
-        first.add(f"(e.occurred, e.id) {'<' if order == 'DESC' else '>'} (?, ?)", *position)
+    if place is not None:
+        sign = "<" if order == "DESC" else ">"
+        first.add(f"(e.occurred, e.id) {sign} (?, ?)", place.occurred, place.id)
     return db.rows(
         f"SELECT {Event.columns} FROM (SELECT {_COLUMNS}, row_number() OVER (PARTITION BY"
         f" e.resource_id ORDER BY e.occurred {order}, e.id {order}) AS place"

@@ -7,7 +7,7 @@ event that occurred last.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -75,6 +75,7 @@ _COLUMNS: Final[dict[str, tuple[Any, Any]]] = {
     "end_time": (to_datetime, None),
     "total_run_time": (_duration, timedelta()),
 }
+_READERS: Final = [(name, read, default is None) for name, (read, default) in _COLUMNS.items()]
 _REQUIRED: Final = ("name", "task_key", "dynamic_key")
 _STATE_COLUMNS: Final = ("state_id", "state_type", "state_name", "state_timestamp")
 _INSERTED: Final = ("id", "created", "updated", "flow_run_id", *_COLUMNS, *_STATE_COLUMNS)
@@ -146,8 +147,9 @@ def _change(event: Event) -> _Change:
         )
         flow_run_id = None if flow_run_id is None else to_uuid(flow_run_id)
         columns = {
-            name: _read(given[name], read, default)
-            for name, (read, default) in _COLUMNS.items()
+            # None only where NULL may be stored.
+            name: None if (value := given[name]) is None and nullable else read(value)
+            for name, read, nullable in _READERS
             if name in given
         }
         if not all(isinstance(columns.get(name), str) for name in _REQUIRED):
@@ -158,12 +160,13 @@ def _change(event: Event) -> _Change:
             type=kind,
             name=check_text(proposed.get("name") or kind.capitalize()),
             timestamp=to_datetime(proposed["timestamp"]),
-            message=_read(proposed.get("message"), check_text, None),
+            message=None if (text := proposed.get("message")) is None else check_text(text),
             state_details=complete_details(
                 {
                     **(proposed.get("state_details") or {}),
                     "flow_run_id": flow_run_id,
-                    "task_run_id": task_run_id,
+                    # Known when it is written: the run may be stored under another id.
+                    "task_run_id": None,
                 },
                 datetime.now(UTC) if kind is StateType.SCHEDULED else None,
             ),
@@ -172,11 +175,6 @@ def _change(event: Event) -> _Change:
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise BadValue(f"event {event.id} has no payload of a task run") from error
     return _Change(task_run_id, flow_run_id, columns, state)
-
-
-def _read(value: Any, read: Callable[[Any], Any], default: Any) -> Any:
-    """The value of a column; None only where NULL may be stored."""
-    return None if value is None and default is None else read(value)
 
 
 def _object_id(resource_id: str, prefix: str) -> UUID:
@@ -293,7 +291,7 @@ def _upsert(
 ) -> None:
     """Insert or update the rows of the runs, each by its newest event."""
     newest = {canonical[change.task_run_id]: change for change in new}
-    now = datetime.now(UTC)
+    now = txn.dialect.bind_one(datetime.now(UTC))
     groups: dict[str, list[tuple[Any, ...]]] = {}
     for task_run_id, change in sorted(newest.items()):
         key = change.natural_key
@@ -316,7 +314,7 @@ def _upsert_sql(given: tuple[str, ...], *, by_id: bool) -> str:
     )
 
 
-def _row(task_run_id: UUID, change: _Change, now: datetime) -> tuple[Any, ...]:
+def _row(task_run_id: UUID, change: _Change, now: Any) -> tuple[Any, ...]:
     columns = [change.columns.get(name, default) for name, (_, default) in _COLUMNS.items()]
     state = change.state
     return (
@@ -347,12 +345,12 @@ def _raced(txn: Queryable, new: list[_Change], existing: _Existing) -> dict[UUID
 
 
 def _insert_states(txn: Queryable, new: list[_Change], canonical: dict[UUID, UUID]) -> None:
-    now = datetime.now(UTC)
+    now = txn.dialect.bind_one(datetime.now(UTC))
     txn.executemany(
         "INSERT INTO task_run_state (id, created, updated, task_run_id, type, timestamp, name,"
         " message, state_details, data) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
         " ON CONFLICT (id) DO NOTHING",
-        [
+        (
             (
                 change.state.id,
                 now,
@@ -362,10 +360,10 @@ def _insert_states(txn: Queryable, new: list[_Change], canonical: dict[UUID, UUI
                 change.state.timestamp,
                 change.state.name,
                 change.state.message,
-                {**change.state.state_details, "task_run_id": str(canonical[change.task_run_id])},
+                change.state.state_details | {"task_run_id": str(canonical[change.task_run_id])},
                 # A client's result is kept here, where those of the API are artifacts.
                 None if change.state.data is None else Json(change.state.data),
             )
             for change in new
-        ],
+        ),
     )

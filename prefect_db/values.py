@@ -215,6 +215,8 @@ def to_list(values: Any) -> list[Any]:
     Raises:
         BadValue: It is no sequence, or a text, which is one of characters.
     """
+    if type(values) is list:
+        return values.copy()
     if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
         raise BadValue(f"a {type(values).__name__} where a list belongs")
     return list(values)
@@ -226,7 +228,8 @@ def to_object(value: Any) -> dict[str, Any]:
     Raises:
         BadValue: It is no mapping.
     """
-    if not isinstance(value, Mapping):
+    # A dict is asked for first: a Mapping is an abstract class, which takes its time.
+    if type(value) is not dict and not isinstance(value, Mapping):
         raise BadValue(f"a {type(value).__name__} where an object belongs")
     return dict(value)
 

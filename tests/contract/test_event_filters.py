@@ -648,6 +648,20 @@ class TestFilters:
         ]
         assert visited == (numbers if order == "ASC" else numbers[::-1])
 
+    @pytest.mark.parametrize("about", [None, AnyResource(id=["a"]), AnyResource(id=["a", "b"])])
+    @pytest.mark.parametrize("order", ["ASC", "DESC"])
+    def test_a_page_begins_within_the_span_of_time(
+        self, labelled: Backend, order: Order, about: AnyResource | None
+    ) -> None:
+        """Wherever the page before ended, if it was one of another filter."""
+        span = EventFilter(occurred=Occurred(since=at(2), until=at(5)), any_resource=about)
+        every = events.query(labelled, order=order).events
+        within = {event.id for event in events.query(labelled, span).events}
+        for number in range(1, len(every)):
+            after = events.query(labelled, order=order, limit=number).next
+            found = events.query(labelled, span, order=order, after=after).events
+            assert found == [event for event in every[number:] if event.id in within]
+
     @pytest.mark.parametrize("filter", BAD_FILTERS, ids=ascii)
     def test_a_bad_filter_is_refused(self, filled: Backend, filter: dict[str, Any]) -> None:
         with pytest.raises(BadValue):
