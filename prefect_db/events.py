@@ -472,7 +472,7 @@ def trim(
     progress: Callable[[int], object] | None = None,
     dry_run: bool = False,
 ) -> int:
-    """Delete events that occurred before a time, oldest first; how many there were.
+    """Delete events that occurred before a time, oldest first; how many this call deleted.
 
     Each batch is a transaction of its own, so that others get their turn; what is left is whole
     whenever this is interrupted.
@@ -495,11 +495,14 @@ def trim(
     listed = db.dialect.pick(
         sqlite="IN (SELECT value FROM json_each(?))", postgres="= ANY(CAST(? AS uuid[]))"
     )
+    # Two that trim at the same time would wait for each other's rows, each in its own order.
+    lock = db.dialect.pick(sqlite="", postgres=" FOR UPDATE SKIP LOCKED")
     deleted = 0
     while True:
         with db.transaction() as txn:
             rows = txn.rows(
-                f"SELECT id FROM events WHERE occurred < ?{named} ORDER BY occurred, id LIMIT ?",
+                f"SELECT id FROM events WHERE occurred < ?{named}"
+                f" ORDER BY occurred, id LIMIT ?{lock}",
                 (*params, batch),
             )
             ids = Array([row.uuid(0) for row in rows])

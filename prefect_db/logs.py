@@ -195,7 +195,8 @@ def trim(
     progress: Callable[[int], object] | None = None,
     dry_run: bool = False,
 ) -> int:
-    """Delete log lines of before a time, oldest first, whatever their runs; how many there were.
+    """Delete log lines of before a time, oldest first, whatever their runs; how many this
+    call deleted.
 
     Each batch is a transaction of its own, so that others get their turn.
 
@@ -214,11 +215,14 @@ def trim(
     listed = db.dialect.pick(
         sqlite="IN (SELECT value FROM json_each(?))", postgres="= ANY(CAST(? AS uuid[]))"
     )
+    # As events.trim.
+    lock = db.dialect.pick(sqlite="", postgres=" FOR UPDATE SKIP LOCKED")
     deleted = 0
     while True:
         with db.transaction() as txn:
             rows = txn.rows(
-                "SELECT id FROM log WHERE timestamp < ? ORDER BY timestamp LIMIT ?", (before, batch)
+                f"SELECT id FROM log WHERE timestamp < ? ORDER BY timestamp LIMIT ?{lock}",
+                (before, batch),
             )
             ids = Array([row.uuid(0) for row in rows])
             deleted += txn.execute(f"DELETE FROM log WHERE id {listed}", (ids,))

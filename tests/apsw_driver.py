@@ -137,7 +137,8 @@ class ApswDriver:
         return SQLITE
 
     def open(self, settings: Settings) -> Pool:
-        make_file(settings.path)
+        if settings.path != ":memory:":
+            make_file(settings.path)
         return SQLitePool(lambda read_only: _open(settings, read_only), settings)
 
     def wrap(self, native: Any) -> Connection | None:

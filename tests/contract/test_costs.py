@@ -42,6 +42,7 @@ _WARM: Final = 1
 _COUNTED: Final = 2
 
 
+@pytest.mark.direct("its figures are those of a connection without PgBouncer")
 def test_costs(url: str, backend_name: str, pytestconfig: pytest.Config) -> None:
     measured = _measure(url)
     stored: dict[str, dict[str, Costs]] = json.loads(_FIGURES.read_text())

@@ -161,6 +161,7 @@ def test_threads_share_it_with_the_host(pool: HostPool) -> None:
         assert len(flows.find(db)) == 60
 
 
+@pytest.mark.direct("the host's settings of a session are not kept by PgBouncer")
 def test_the_bridge_for_asyncio_lends_from_it(pool: HostPool) -> None:
     async def main() -> None:
         async with aio.connect(pool=pool) as db:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import faulthandler
+import random
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from types import FrameType
 from typing import Any, Final
+from urllib.parse import quote
 
 import pytest
 
-from prefect_db import Backend, Queryable, Transaction, connect
+from prefect_db import Backend, Queryable, Transaction, connect, events, logs
 from tests.faults import BOUND, end_process, in_process, start_process, until
 
 _THREADS: Final = 8
@@ -49,6 +52,50 @@ def test_eight_threads_with_five_hundred_mixed_operations_each(db: Backend) -> N
     assert db.value("SELECT n FROM item WHERE id = -1") == counting
     stats = db.stats()
     assert (stats.in_use, stats.waiting, stats.timeouts, stats.broken) == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("entity", ["events", "logs"])
+def test_trims_at_the_same_time_share_the_work(url: str, entity: str) -> None:
+    """The rows lie in another order than that of their times, in which they are deleted."""
+    number, callers = 3000, 6
+    now = datetime.now(UTC)
+    times = [now - timedelta(seconds=n) for n in range(number)]
+    random.shuffle(times)
+    together = threading.Barrier(callers)
+
+    with connect(url) as db, ThreadPoolExecutor(callers) as threads:
+
+        def trim(batch: int) -> int:
+            together.wait(BOUND)
+            return _TRIMS[entity](db, now + timedelta(1), batch=batch)
+
+        _fill(db, times)
+        assert sum(threads.map(trim, range(90, 90 + callers))) == number
+
+
+@pytest.mark.only("postgres", "SQLite has one writer at a time")
+@pytest.mark.parametrize("entity", ["events", "logs"])
+def test_a_trim_leaves_to_others_what_they_are_deleting(url: str, entity: str) -> None:
+    """To wait for them is to wait for each other, sooner or later: a deadlock."""
+    impatient = f"{url}&options={quote('-c statement_timeout=5s')}"
+    now = datetime.now(UTC)
+    table = {"events": "events", "logs": "log"}[entity]
+    with connect(url) as other, connect(impatient) as db:
+        _fill(db, [now - timedelta(seconds=n) for n in range(10)])
+        with other.transaction() as txn:
+            some = f"SELECT id FROM {table} LIMIT 3"
+            assert txn.execute(f"DELETE FROM {table} WHERE id IN ({some})") == 3
+            assert _TRIMS[entity](db, now + timedelta(1)) == 7
+        assert db.value(f"SELECT count(*) FROM {table}") == 0
+
+
+_TRIMS: Final[dict[str, Callable[..., int]]] = {"events": events.trim, "logs": logs.trim}
+
+
+def _fill(db: Backend, times: list[datetime]) -> None:
+    about = {"prefect.resource.id": "x"}
+    events.write(db, [events.make("a.b", about, occurred=time) for time in times])
+    logs.write(db, [logs.make("a", 20, "b", time) for time in times])
 
 
 @pytest.mark.only("sqlite", "a session of PostgreSQL does not know whose process it serves")
