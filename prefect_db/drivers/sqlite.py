@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import math
 import os
+import random
 import sqlite3
 import sys
 import threading
@@ -50,9 +51,10 @@ MINIMUM_VERSION: Final = (3, 35, 0)  # RETURNING
 _WATCH_STEPS: Final = 20_000
 # Read-only transactions get connections of their own; so many of them are kept when idle.
 _SPARES: Final = 4
-# Seconds that SQLite waits for a lock by itself, before Python looks for signals and lets it try
-# again. Not 0: opening may have to wait for another process's recovery of the WAL.
-_LOCK_WAIT: Final = 0.01
+# Seconds that SQLite waits for a lock by itself; and at most between two attempts of ours, each a
+# random time: SQLite's own pauses grow, so that who waits for long is overtaken by all others.
+_LOCK_WAIT: Final = 0.001
+_LONGEST_PAUSE: Final = 0.006
 # Seconds after which a writer looks at the log's size again, and bytes.
 _WAL_INTERVAL: Final = 0.5
 _LARGE_WAL: Final = 16 * 2**20
@@ -161,6 +163,7 @@ class SQLiteConnection:
                                 error.message, sql=error.sql, code=error.code
                             ) from error
                         raise
+                time.sleep(random.uniform(0, _LONGEST_PAUSE))
         finally:
             self._give_up_at = None
 

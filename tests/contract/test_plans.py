@@ -382,7 +382,6 @@ _REASONS: Final[list[tuple[str, str, str]]] = [
         flow_runs.find:·expected·start·time flow_runs.find:·parent·flow·run
         flow_runs.find:·parent·task·run task_runs.find:·expected·start·time
         task_runs.find:·flow·run events.query:·names events.query:·prefix events.query:·resources
-        task_runs.create,·without·a·flow·run
         flow_runs.find,·NAME_ASC:·states flow_runs.find,·NAME_DESC:·states
         flow_runs.find,·NEXT_SCHEDULED_START_TIME_ASC:·states
         flow_runs.find,·END_TIME_DESC:·states""",
