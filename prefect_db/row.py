@@ -257,7 +257,7 @@ def converter(record: type[Any], dialect: Dialect) -> Converter:
 # One expression per kind of field, of a variable `{v}`: what a loop over reader functions would
 # do takes 1.3 times as long (see the benchmarks).
 _SQLITE_EXPRESSIONS = {
-    UUID: "read_uuid({v})",
+    UUID: "remembered_uuid({v})",
     # Not '+00:00': after a date alone that would be taken for its time.
     datetime: "fromisoformat({v} + 'Z')",
     timedelta: "read_timedelta({v})",
@@ -298,7 +298,7 @@ def _compile(
         "record": record,
         "UTC": UTC,
         "fromisoformat": datetime.fromisoformat,
-        "read_uuid": values.read_uuid,
+        "remembered_uuid": values.remembered_uuid,
         "read_datetime": values.read_datetime,
         "read_timedelta": values.read_timedelta,
         "load_json": values.load_json,

@@ -330,6 +330,10 @@ def read_uuid(value: Any) -> UUID:
     return result
 
 
+# Of a stored text: the same runs and flows are read again and again, and a UUID cannot change.
+remembered_uuid: Final = lru_cache(maxsize=4096)(read_uuid)
+
+
 def read_datetime(value: Any) -> datetime:
     """The aware datetime, in UTC, of a stored one."""
     if type(value) is str:
