@@ -550,6 +550,9 @@ def test_ctrl_c_ends_the_statement(url: str, use: Callable[..., None]) -> None:
 
 
 def _interrupted_main(url: str) -> None:
+    # A shell starts what runs in its background with SIGINT ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
     async def main() -> None:
         async with aio.connect(url, migrate=False) as db:
             await db.run(_add, 1)
