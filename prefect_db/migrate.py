@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.resources import files
-from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -38,6 +36,8 @@ from prefect_db.queryable import Queryable
 from prefect_db.tokens import Statement
 from prefect_db.values import read_datetime
 
+# Not importlib.resources, which takes as long to import as half of the library.
+_HERE: Final = Path(__file__).parent
 _NAME: Final = re.compile(r"(\d{3,})_[a-z0-9_]+")
 _OWNER: Final = re.compile(r"[a-z][a-z0-9_-]*")
 _ENDING: Final = re.compile(r"(begin|start|commit|end|rollback|abort)\b", re.IGNORECASE)
@@ -212,7 +212,7 @@ def load(
             f"directory={str(directory)!r}, owner={owner!r}: a host's migrations take both, and"
             " the owner is lower-case letters, digits, _ and -"
         )
-    folder: Any = files("prefect_db") / "migrations" if directory is None else Path(directory)
+    folder = _HERE / "migrations" if directory is None else Path(directory)
     if not folder.is_dir():
         raise MigrationError(f"{folder} is no folder")
     entries = [entry for entry in folder.iterdir() if entry.is_dir()]
@@ -230,7 +230,7 @@ def load(
     return migrations
 
 
-def _read(entry: Traversable, dialect: Dialect, prefix: str) -> Migration:
+def _read(entry: Path, dialect: Dialect, prefix: str) -> Migration:
     name = _NAME.fullmatch(entry.name)
     if name is None:
         raise MigrationError(f"{entry.name} is not named like 001_what_it_does")
@@ -534,7 +534,7 @@ def _needed() -> list[tuple[str, str]]:
     """All tables and columns that we need, read from the schema itself. They are one on both
     engines.
     """
-    schema = (files("prefect_db") / "schema" / "sqlite.sql").read_text(encoding="utf-8")
+    schema = (_HERE / "schema" / "sqlite.sql").read_text(encoding="utf-8")
     scratch = sqlite3.connect(":memory:")
     try:
         scratch.executescript(schema)

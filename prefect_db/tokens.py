@@ -76,7 +76,6 @@ POSTGRES_TOKENS: Final = rf"""
     | (?P<open>     ['"] | \${_TAG}\$ )
     """
 _COMMENT_EDGE: Final = re.compile(r"/\*|\*/")
-_JOINS: Final = re.compile(r"[\w$\x80-\U0010ffff]")
 
 # All other blanks that Python knows are letters of a word to both engines, or no SQL.
 _SPACE: Final = " \t\n\r\f\v"
@@ -127,7 +126,10 @@ def _never_closed(opening: str, start: int, sql: str) -> ProgrammingError:
 
 def _joins(sql: str, index: int) -> bool:
     """True if a `$1` beside this character would melt into one token with it."""
-    return 0 <= index < len(sql) and _JOINS.match(sql[index]) is not None
+    if not 0 <= index < len(sql):
+        return False
+    character = sql[index]
+    return character.isalnum() or character in "_$" or character >= "\x80"
 
 
 def compile_statement(sql: str, grammar: str, *, numbered: bool) -> Statement:
