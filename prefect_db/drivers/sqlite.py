@@ -73,8 +73,14 @@ _LOOK_EVERY: Final = 1.0
 T = TypeVar("T")
 
 
-_CHECKPOINT: Final = "PRAGMA wal_checkpoint(TRUNCATE)"
-_TRUNCATE: Final = Statement(_CHECKPOINT, _CHECKPOINT, 0, False)
+def _pragma(sql: str) -> Statement:
+    return Statement(sql, sql, 0, False)
+
+
+# A checkpoint is not tried again: it waits for readers, a tenth of a second, or is left.
+_WAIT_FOR_READERS: Final = _pragma("PRAGMA busy_timeout = 100")
+_TRUNCATE: Final = _pragma("PRAGMA wal_checkpoint(TRUNCATE)")
+_WAIT_FOR_LOCKS: Final = _pragma(f"PRAGMA busy_timeout = {round(_LOCK_WAIT * 1000)}")
 
 
 class SQLiteConnection:
@@ -544,7 +550,11 @@ class SQLitePool:
         self._look_at_wal = time.monotonic() + _WAL_INTERVAL
         with suppress(OSError, Error):
             if os.stat(self._wal).st_size > _LARGE_WAL:
-                connection.execute(_TRUNCATE, ())
+                connection.execute(_WAIT_FOR_READERS, ())
+                try:
+                    connection.execute(_TRUNCATE, ())
+                finally:
+                    connection.execute(_WAIT_FOR_LOCKS, ())
 
     def _release_snapshot(self, connection: Connection) -> None:
         with self._mutex:
