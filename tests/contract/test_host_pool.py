@@ -88,6 +88,7 @@ def test_it_can_be_observed(pool: HostPool) -> None:
         assert (counter.calls.total(), counter.acquires) == (1, 1)
 
 
+@pytest.mark.direct("the host's settings of a session are not kept by PgBouncer")
 def test_connections_go_back_as_they_came(pool: HostPool) -> None:
     before = _look(pool)
     with connect(pool=pool) as db:
