@@ -54,7 +54,7 @@ _SPARES: Final = 4
 # Seconds that SQLite waits for a lock by itself; and at most between two attempts of ours, each a
 # random time: SQLite's own pauses grow, so that who waits for long is overtaken by all others.
 _LOCK_WAIT: Final = 0.001
-_LONGEST_PAUSE: Final = 0.006
+_LONGEST_PAUSE: Final = 0.002
 # Seconds after which a writer looks at the log's size again, and bytes.
 _WAL_INTERVAL: Final = 0.5
 _LARGE_WAL: Final = 16 * 2**20
