@@ -1,4 +1,4 @@
-"""Which process this is. `os.getpid()` asks the kernel, for a fifteenth of a read's time."""
+"""Which process this is. `os.getpid()` asks the kernel, and each statement wants to know."""
 
 from __future__ import annotations
 

@@ -48,8 +48,8 @@ def _refuse_constant(word: str) -> Any:
 
 
 def _json_encoder() -> Callable[[Any], str]:
-    """`JSONEncoder(allow_nan=False).encode`, which makes its C encoder anew for each value: half of
-    the time of a small one."""
+    """`JSONEncoder(allow_nan=False).encode`, which makes its C encoder anew for each value, which
+    takes as long as a small one."""
     encoder = json.JSONEncoder(allow_nan=False)
     make = getattr(json.encoder, "c_make_encoder", None)
     if make is None:
@@ -84,7 +84,7 @@ def dump_json(value: Any) -> str:
         BadValue: The value is no JSON (NaN, a set, a cycle), or a text in it has a NUL or a lone
             surrogate, which PostgreSQL's jsonb cannot hold.
     """
-    if value == {} and type(value) is dict:
+    if type(value) is dict and not value:
         return "{}"
     try:
         text = _encode_json(value)
@@ -111,7 +111,7 @@ def _has_long_number(text: str) -> bool:
     return _LONG_NUMBER in text.encode().translate(_DIGITS_AS_ZERO)
 
 
-# Policies, labels and tags come again and again: remembering the answer halves their decoding.
+# Policies, labels and tags come again and again, and to look takes as long as to decode them.
 _short_has_long_number: Final = lru_cache(maxsize=1024)(_has_long_number)
 _SHORT: Final = 1024
 

@@ -31,8 +31,8 @@ class _Turn(Generic[T]):
 class Lending(Generic[T]):
     """Items lent one to a caller; whoever asked first gets what is given back.
 
-    A `threading.Lock` lets a newcomer barge in: with 16 threads its p99 wait is many times this
-    one's, for the same throughput (`scripts/bench sqlite --section concurrency`).
+    A `threading.Lock` lets a newcomer barge in, so that somebody may wait for long
+    (`scripts/bench sqlite --section concurrency` compares the two).
 
     To lend is one operation of a dict, `_holders.setdefault`: so two cannot get the same item, and
     an interrupt finds either nothing done or all. Only who waits, or is waited for, takes a lock.

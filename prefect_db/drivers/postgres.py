@@ -115,8 +115,8 @@ class PostgresConnection:
         return RawCursor(self.native, row_factory=tuple_row)
 
     def execute(self, statement: Statement, values: Sequence[Any]) -> Result:
-        # A cursor knows how to load what it has loaded: one for each call would cost a fifth of a
-        # read. Not kept while it is in use, nor after an error.
+        # A cursor knows how to load what it has loaded: one for each call would find that out
+        # anew. Not kept while it is in use, nor after an error.
         cursor = self._kept or self._cursor()
         self._kept = None
         try:

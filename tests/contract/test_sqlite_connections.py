@@ -26,6 +26,7 @@ from prefect_db import (
     Retryable,
     UsageError,
     connect,
+    flows,
 )
 from tests.faults import BOUND, in_thread, until
 
@@ -495,3 +496,11 @@ def _one_of_each(db: Backend) -> Iterator[Queryable]:
         yield txn
     with db.transaction(read_only=True) as txn:
         yield txn
+
+
+def test_a_reader_that_was_closed_is_replaced_by_the_next_read(url: str) -> None:
+    with connect(url) as db:
+        pool: Any = db._pool
+        pool._readers.items[0].close()
+        assert flows.count(db) == 0
+        assert (db.stats().broken, db.stats().in_use) == (1, 0)
