@@ -55,8 +55,9 @@ _SPARES: Final = 4
 # random time: SQLite's own pauses grow, so that who waits for long is overtaken by all others.
 _LOCK_WAIT: Final = 0.001
 _LONGEST_PAUSE: Final = 0.002
-# Seconds after which a writer looks at the log's size again, and bytes.
-_WAL_INTERVAL: Final = 0.5
+# Seconds after which a writer looks at the log's size again; that it tries to shorten it; bytes.
+_WAL_INTERVAL: Final = 0.1
+_WAL_PATIENCE: Final = 0.25
 _LARGE_WAL: Final = 16 * 2**20
 
 # What opening a file fails with if it is the wrong one, or may not be written.
@@ -548,13 +549,25 @@ class SQLitePool:
         """SQLite begins its log anew only at a moment when nobody reads it, which under load may
         never come: past a size, wait for one. Readers that come meanwhile do without the log."""
         self._look_at_wal = time.monotonic() + _WAL_INTERVAL
+        give_up_at = time.monotonic() + _WAL_PATIENCE
         with suppress(OSError, Error):
-            if os.stat(self._wal).st_size > _LARGE_WAL:
-                connection.execute(_WAIT_FOR_READERS, ())
-                try:
+            if not self._wal_is_large():
+                return
+            connection.execute(_WAIT_FOR_READERS, ())
+            try:
+                # In vain while another process, just after its commit, copies from the log, too.
+                while self._wal_is_large():
+                    if time.monotonic() > give_up_at:
+                        # A reader that stays is not to cost each write as much.
+                        self._look_at_wal = time.monotonic() + 2 * _WAL_PATIENCE
+                        break
                     connection.execute(_TRUNCATE, ())
-                finally:
-                    connection.execute(_WAIT_FOR_LOCKS, ())
+                    time.sleep(random.uniform(0, _LONGEST_PAUSE))
+            finally:
+                connection.execute(_WAIT_FOR_LOCKS, ())
+
+    def _wal_is_large(self) -> bool:
+        return os.stat(self._wal).st_size > _LARGE_WAL
 
     def _release_snapshot(self, connection: Connection) -> None:
         with self._mutex:
