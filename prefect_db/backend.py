@@ -111,6 +111,9 @@ class Backend(Queryable):
             timeout=timeout,
         )
 
+    def unit(self) -> Transaction:
+        return self.transaction()
+
     def run(
         self,
         fn: Callable[[Transaction], T],

@@ -130,7 +130,7 @@ def write(db: Queryable, events: Iterable[Event | Mapping[str, Any]]) -> int:
     new = {event.id: event for event in reversed([*map(parse, events)])}
     if not new:
         return 0
-    with db.transaction() as txn:
+    with db.unit() as txn:
         for stored in _ids(txn, "SELECT id FROM events WHERE id", new):
             del new[stored]
         bind = txn.dialect.bind_one
@@ -499,7 +499,7 @@ def trim(
     lock = db.dialect.pick(sqlite="", postgres=" FOR UPDATE SKIP LOCKED")
     deleted = 0
     while True:
-        with db.transaction() as txn:
+        with db.unit() as txn:
             rows = txn.rows(
                 f"SELECT id FROM events WHERE occurred < ?{named}"
                 f" ORDER BY occurred, id LIMIT ?{lock}",

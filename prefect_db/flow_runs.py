@@ -164,7 +164,7 @@ def create(
     if first is None or parent_task_run_id is None:
         created = new_runs.create(db, "flow_run", run, first)
     else:
-        with db.transaction() as txn:
+        with db.unit() as txn:
             created = new_runs.create(txn, "flow_run", run, first)
             if created is not None:
                 state_changes.copy_state(txn, run_id, parent_task_run_id, first.state)
@@ -282,7 +282,7 @@ def merge_labels(db: Queryable, flow_run_id: UUID, labels: Mapping[str, Any]) ->
     Raises:
         NotFound: There is no such flow run.
     """
-    with db.transaction() as txn:
+    with db.unit() as txn:
         run = _found(get(txn, flow_run_id, for_update=True), flow_run_id)
         merged = txn.row(
             f"UPDATE flow_run SET labels = ?, updated = {db.dialect.clock} WHERE id = ?"

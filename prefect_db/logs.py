@@ -219,7 +219,7 @@ def trim(
     lock = db.dialect.pick(sqlite="", postgres=" FOR UPDATE SKIP LOCKED")
     deleted = 0
     while True:
-        with db.transaction() as txn:
+        with db.unit() as txn:
             rows = txn.rows(
                 f"SELECT id FROM log WHERE timestamp < ? ORDER BY timestamp LIMIT ?{lock}",
                 (before, batch),

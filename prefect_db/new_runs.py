@@ -58,10 +58,11 @@ def create(db: Queryable, table: Table, run: R, first: Entry | None) -> R | None
             params += (now, now, *owners(table, new.id, outer_id), *first.artifact)
         sql = _with_state(sql, run.columns, table, bool(first.artifact))
         return db.row(sql, params, into=type(run))
-    with db.transaction() as txn:
+    with db.unit() as txn:
+        state = first.bind(txn.dialect)
         created: Any = txn.row(sql, values(new), into=type(run))
         if created is not None:
-            insert(txn, table, new.id, outer_id, first, now)
+            insert(txn, table, new.id, outer_id, first, state, now)
             if table == "flow_run":
                 # Only now: SQLite looks for the state at once.
                 txn.execute(

@@ -117,3 +117,12 @@ class Queryable(ABC):
         timeout: float | None = None,
     ) -> AbstractContextManager[Queryable]:
         """A transaction; inside one, a savepoint. See `Backend.transaction`."""
+
+    @abstractmethod
+    def unit(self) -> AbstractContextManager[Queryable]:
+        """For a function of several statements: a transaction; inside one, that itself.
+
+        An error that leaves the block after something was written fails the caller's transaction,
+        as a failed statement does: half of the function's work is never saved. If nothing was
+        written yet, the transaction is as it was.
+        """

@@ -73,7 +73,7 @@ def trim(
     deleted = 0
     for candidates in _candidates(db, before):
         while candidates:
-            with db.transaction() as txn:
+            with db.unit() as txn:
                 gone, subflows = _delete(txn, candidates[:batch], before)
             _delete_logs(db, gone)
             candidates = candidates[batch:] + subflows
@@ -145,7 +145,7 @@ def _delete_logs(db: Queryable, flow_run_ids: list[UUID]) -> None:
     """After the runs, as in Prefect: a run that changed meanwhile keeps its logs."""
     listed = _listed(db.dialect)
     while flow_run_ids:
-        with db.transaction() as txn:
+        with db.unit() as txn:
             lines = txn.rows(
                 f"SELECT id FROM log WHERE flow_run_id {listed} LIMIT ?",
                 (Array(flow_run_ids), _PAGE),

@@ -16,7 +16,7 @@ from operator import attrgetter
 from typing import Any, Final, Literal
 from uuid import UUID
 
-from prefect_db.dialect import SQLITE
+from prefect_db.dialect import SQLITE, Dialect
 from prefect_db.errors import NotFound
 from prefect_db.ids import uuid7
 from prefect_db.queryable import Queryable
@@ -29,6 +29,7 @@ Table = Literal["flow_run", "task_run"]
 OUTER: Final[dict[Table, str]] = {"flow_run": "parent_task_run_id", "task_run": "flow_run_id"}
 _OUTER_DETAIL: Final[dict[Table, str]] = {"flow_run": "task_run_id", "task_run": "flow_run_id"}
 _MICROSECOND: Final = timedelta(microseconds=1)
+_TIMESTAMP: Final = 2  # its place in what `Entry.params` gives
 
 # Column lists: first what the caller or the server knows, then what an `Entry` gives.
 STATE: Final[dict[Table, str]] = {
@@ -62,7 +63,7 @@ def set_state(db: Queryable, table: Table, run_id: UUID, state: State) -> State:
         stored, outer_id = _enter_by_sql(db, table, run_id, state, copied=False)
         if stored is not None:
             return stored
-    with db.transaction() as txn:
+    with db.unit() as txn:
         if txn.dialect.name == "postgres":
             stored, outer_id = _enter_by_sql(txn, table, run_id, state, copied=True)
         else:
@@ -96,6 +97,15 @@ class Entry:
 
     state: State
     artifact: tuple[Any, ...]
+
+    def bind(self, dialect: Dialect) -> list[Any]:
+        """The state's row, from its `id` on, as the engine takes it; and so the artifact.
+
+        So a value that cannot be stored is refused before anything is written.
+        """
+        bind = dialect.bind_one
+        self.artifact = tuple(map(bind, self.artifact))
+        return [*map(bind, self.params())]
 
     def params(self) -> tuple[Any, ...]:
         """The state's row, from its `id` on."""
@@ -153,13 +163,20 @@ def _split(data: Any) -> tuple[Any, tuple[Any, ...]]:
 
 
 def insert(
-    txn: Queryable, table: Table, run_id: UUID, outer_id: UUID | None, new: Entry, now: datetime
+    txn: Queryable,
+    table: Table,
+    run_id: UUID,
+    outer_id: UUID | None,
+    new: Entry,
+    row: list[Any],
+    now: datetime,
 ) -> None:
-    """Insert a state, moved to a time that is free, and its artifact."""
+    """Insert a state, the row that `bind` gave moved to a time that is free, and its artifact."""
     if new.artifact:
         txn.execute(_INSERT_ARTIFACT, (now, now, *owners(table, run_id, outer_id), *new.artifact))
-    while not txn.execute(_INSERT_STATE[table], (now, now, run_id, *new.params())):
+    while not txn.execute(_INSERT_STATE[table], (now, now, run_id, *row)):
         new.state.timestamp += _MICROSECOND
+        row[_TIMESTAMP] = new.state.timestamp
 
 
 def owners(table: Table, run_id: UUID, outer_id: UUID | None) -> tuple[UUID | None, UUID | None]:
@@ -262,9 +279,7 @@ def _enter_by_sql(
     """
     new = entry(table, run_id, None, state)
     stored = new.state
-    due = None
-    if stored.type == StateType.SCHEDULED:
-        due = to_datetime(stored.state_details["scheduled_time"])
+    due = _due(stored)
     sql = _enter_sql(table, bool(new.artifact))
     rest = (copied, due, *new.artifact) if table == "flow_run" else (due, *new.artifact)
     while True:
@@ -279,6 +294,17 @@ def _enter_by_sql(
         if table == "flow_run" and outer_id is not None and not copied:
             return None, outer_id
         stored.timestamp += _MICROSECOND
+
+
+def _due(state: State) -> datetime | None:
+    """The time of a scheduled state.
+
+    Raises:
+        BadValue: It has none.
+    """
+    if state.type != StateType.SCHEDULED:
+        return None
+    return to_datetime(state.state_details["scheduled_time"])
 
 
 @dataclass(slots=True)
@@ -298,7 +324,8 @@ def _enter_by_python(
     if run is None:
         raise _missing(table, run_id)
     new = entry(table, run_id, run.outer_id, state)
-    insert(txn, table, run_id, run.outer_id, new, datetime.now(UTC))
+    _due(new.state)
+    insert(txn, table, run_id, run.outer_id, new, new.bind(txn.dialect), datetime.now(UTC))
     before = _values(run)
     run.enter(new.state)
     changed = [

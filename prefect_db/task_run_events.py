@@ -114,7 +114,7 @@ def record(db: Queryable, batch: Iterable[Event | Mapping[str, Any]]) -> int:
     changes = [_change(event) for event in map(events.parse, batch) if _is_account(event)]
     if not changes:
         return 0
-    with db.transaction() as txn:
+    with db.unit() as txn:
         _lock(txn, changes)
         existing = _find(txn, changes)
         canonical = _canonical_ids(changes, existing)

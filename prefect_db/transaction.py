@@ -9,6 +9,7 @@ import time
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 from weakref import WeakSet
@@ -55,6 +56,7 @@ class _Scope(Queryable):
     one thread, innermost scope first."""
 
     _depth = 0
+    _written = False
 
     def __init__(self, dialect: Dialect) -> None:
         self.status = Status.NEW
@@ -101,11 +103,15 @@ class _Scope(Queryable):
         values = self._dialect.bind(statement, params)
         connection = self._ready(sql)
         try:
-            return connection.execute(statement, values)
+            result = connection.execute(statement, values)
         except BaseException:
             # PostgreSQL refuses everything after an error; SQLite would go on with half of it.
             self.status = Status.FAILED
             raise
+        # A SELECT FOR UPDATE has a count, too.
+        if result.affected and not sql.startswith("SELECT"):
+            self._written = True
+        return result
 
     def executemany(self, sql: str, seq_of_params: Iterable[Sequence[Any]]) -> int:
         statement = self._dialect.compile(sql)
@@ -114,10 +120,13 @@ class _Scope(Queryable):
         if not rows:
             return 0
         try:
-            return connection.executemany(statement, rows)
+            affected = connection.executemany(statement, rows)
         except BaseException:
             self.status = Status.FAILED
             raise
+        if affected:
+            self._written = True
+        return affected
 
     @overload
     def stream(self, sql: str, params: Sequence[Any] = ..., batch: int = ...) -> Iterator[Row]: ...
@@ -163,6 +172,9 @@ class _Scope(Queryable):
             raise UsageError("read_only, isolation and timeout belong to the outermost transaction")
         return Savepoint(self)
 
+    def unit(self) -> AbstractContextManager[Queryable]:
+        return _Unit(self)
+
     def _end_streams(self) -> None:
         for stream in list(self._streams or ()):
             stream.close()
@@ -172,6 +184,31 @@ class _Scope(Queryable):
             self._inner._forget()
         self.status = Status.ROLLED_BACK
         self._connection = None
+
+
+class _Unit(AbstractContextManager[Queryable]):
+    """What `unit` gives in a transaction."""
+
+    def __init__(self, scope: _Scope) -> None:
+        self._scope = scope
+        self._written_before = False
+
+    def __enter__(self) -> Queryable:
+        scope = self._scope
+        scope._ready()
+        self._written_before, scope._written = scope._written, False
+        return scope
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        scope = self._scope
+        if error is not None and scope._written and scope.status is Status.ACTIVE:
+            scope.status = Status.FAILED
+        scope._written = scope._written or self._written_before
 
 
 class _Stream(Iterator[Any]):
@@ -402,6 +439,7 @@ class Savepoint(_Block):
             self._abandon()
             raise
         connection = self._leave(Status.COMMITTED)
+        self._outer._written = self._outer._written or self._written
         self._send(connection, f"RELEASE SAVEPOINT {self._name}")
 
     def _leave(self, status: Status) -> Connection:
@@ -454,3 +492,7 @@ class HostTransaction(_Scope):
         """
         self._ready().begin(read_only=False, isolation=None, timeout=None)
         return super().transaction(read_only=read_only, isolation=isolation, timeout=timeout)
+
+    def unit(self) -> Savepoint:
+        """A savepoint: the host, who commits, is not told that a transaction has failed."""
+        return self.transaction()

@@ -67,7 +67,7 @@ def create_document(
     document_id = given_or_new(id)
     block_schema_id, block_type_id = to_uuid(block_schema_id), to_uuid(block_type_id)
     now = datetime.now(UTC)
-    with db.transaction() as txn:
+    with db.unit() as txn:
         cipher = encryption.writing(txn)
         txn.execute(
             "INSERT INTO block_document (id, created, updated, name, data, block_schema_id,"
@@ -191,7 +191,7 @@ def update_document(
     if data is None:
         return _found(get_document(db, block_document_id), block_document_id)
     plain, references = _split(data)
-    with db.transaction() as txn:
+    with db.unit() as txn:
         stored_keys = encryption.hold_keys(txn)
         # NO KEY: a reference that another transaction adds to this document need not wait.
         lock = db.dialect.pick(sqlite="", postgres=" FOR NO KEY UPDATE OF d")
@@ -234,7 +234,7 @@ def delete_document(db: Queryable, block_document_id: UUID) -> None:
         NotFound: There is no such document.
     """
     block_document_id = to_uuid(block_document_id)
-    with db.transaction() as txn:
+    with db.unit() as txn:
         if not txn.execute("DELETE FROM block_document WHERE id = ?", (block_document_id,)):
             raise NotFound(f"no block document {block_document_id}")
         forget_default_storage(txn)

@@ -81,7 +81,7 @@ def create_schema(
     found = get_schema_by_checksum(db, checksum(fields), version)
     if found is not None:
         return found
-    with db.transaction() as txn:
+    with db.unit() as txn:
         schema_id = _store(
             txn, fields, {}, block_type_id, capabilities=capabilities, version=version, id=id
         )
@@ -129,7 +129,7 @@ def delete_schema(db: Queryable, block_schema_id: UUID) -> None:
         UsageError: Its type is protected.
     """
     block_schema_id = to_uuid(block_schema_id)
-    with db.transaction() as txn:
+    with db.unit() as txn:
         if not txn.execute(
             "DELETE FROM block_schema WHERE id = ? AND block_type_id IN"
             " (SELECT id FROM block_type WHERE NOT is_protected)",

@@ -163,7 +163,7 @@ def delete_type(db: Queryable, block_type_id: UUID) -> None:
         UsageError: It is protected.
     """
     block_type_id = to_uuid(block_type_id)
-    with db.transaction() as txn:
+    with db.unit() as txn:
         if not txn.execute(
             "DELETE FROM block_type WHERE id = ? AND NOT is_protected", (block_type_id,)
         ):

@@ -18,12 +18,14 @@ from hypothesis import strategies as st
 from prefect_db import (
     Backend,
     BadValue,
+    ConstraintError,
     Error,
     ForeignKeyViolation,
     NotFound,
     NotNullViolation,
     Queryable,
     Transaction,
+    TransactionAborted,
     UniqueViolation,
     UsageError,
     connect,
@@ -397,6 +399,20 @@ def test_a_caller_can_go_on_after_its_savepoint(
     with pytest.raises(error), scratch.transaction() as inner:
         act(inner)
     assert flows.create(scratch, "after").name == "after"
+
+
+@pytest.mark.parametrize(("error", "act"), [pytest.param(*row[1:], id=row[0]) for row in REFUSED])
+def test_without_one_it_can_go_on_if_no_statement_failed(
+    scratch: Transaction, error: type[Error], act: Callable[[Queryable], Any]
+) -> None:
+    before = dump(scratch)
+    with pytest.raises(error):
+        act(scratch)
+    if issubclass(error, ConstraintError):
+        with pytest.raises(TransactionAborted):
+            dump(scratch)
+    else:
+        assert dump(scratch) == before
 
 
 # Where a caller's text goes: what is stored there, and read back.

@@ -593,8 +593,11 @@ class Watched(Queryable):
         return self._db.executemany(sql, seq_of_params)
 
     def transaction(self, **options: Any) -> Any:
-        self.transactions += 1
         return self._db.transaction(**options)
+
+    def unit(self) -> Any:
+        self.transactions += 1
+        return self._db.unit()
 
 
 class TestTrim:

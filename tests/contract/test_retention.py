@@ -313,6 +313,9 @@ class Recorder(Queryable):
     def transaction(self, **options: Any) -> Any:
         return self.db.transaction(**options)
 
+    def unit(self) -> Any:
+        return self.db.unit()
+
 
 def test_a_page_of_runs_is_read_along_an_index(db: Backend) -> None:
     recorder = Recorder(db)

@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 import pytest
 from cryptography.fernet import Fernet, InvalidToken
 
-from prefect_db import Backend, Error, blocks, configuration
+from prefect_db import Backend, Error, Queryable, blocks, configuration
 from prefect_db.blocks import BlockSchema, BlockSchemaFilter, BlockType, encryption
 from prefect_db.filters import AnyOf
 from prefect_db.values import Json
@@ -67,7 +67,7 @@ def refused(
     assert content(db) == before
 
 
-def new_type(db: Backend, slug: str = "thing", **given: Any) -> BlockType:
+def new_type(db: Queryable, slug: str = "thing", **given: Any) -> BlockType:
     return blocks.create_type(db, slug.title(), slug, **given)
 
 
@@ -76,14 +76,19 @@ def block_fields(slug: str, **given: Any) -> dict[str, Any]:
     return {**fields, "block_schema_references": {}, **given}
 
 
-def new_schema(db: Backend, slug: str = "thing", **fields: Any) -> BlockSchema:
+def new_schema(db: Queryable, slug: str = "thing", **fields: Any) -> BlockSchema:
     """A schema of the type with this slug, which is made if it is missing."""
     block_type = blocks.get_type_by_slug(db, slug) or new_type(db, slug)
     return blocks.create_schema(db, block_fields(slug, **fields), block_type.id)
 
 
 def new_document(
-    db: Backend, name: str, data: dict[str, Any] | None = None, *, slug: str = "thing", **given: Any
+    db: Queryable,
+    name: str,
+    data: dict[str, Any] | None = None,
+    *,
+    slug: str = "thing",
+    **given: Any,
 ) -> blocks.BlockDocument:
     found = blocks.get_type_by_slug(db, slug)
     schemas = (
