@@ -25,6 +25,9 @@ from psycopg.sql import SQL, Identifier
 _START_BOUND: Final = 60.0
 _STOP_BOUND: Final = 10.0
 _POLL: Final = 0.02
+# Seconds between two looks whether sessions that were ended are gone; and how many looks.
+_SHORT_POLL: Final = 0.001
+_LOOKS: Final = 100
 _LOG_LINES: Final = 30
 _ROOMY: Final = 2 * 2**30
 _IPC_RMID: Final = 0
@@ -242,7 +245,18 @@ def create_database(server_url: str, template: str | None = None) -> Iterator[st
         yield _with_database(server_url, name)
     finally:
         with psycopg.connect(server_url, autocommit=True) as connection:
+            _end_sessions(connection, name)
             connection.execute(SQL("DROP DATABASE {} WITH (FORCE)").format(Identifier(name)))
+
+
+def _end_sessions(connection: psycopg.Connection[Any], database: str) -> None:
+    """DROP DATABASE ends them, too, but looks only every tenth of a second whether they are gone:
+    those that a PgBouncer keeps would make each test wait for that."""
+    there = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s"
+    for _ in range(_LOOKS):
+        if not connection.execute(there, (database,)).fetchall():
+            return
+        time.sleep(_SHORT_POLL)
 
 
 def _with_database(url: str, name: str) -> str:
