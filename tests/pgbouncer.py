@@ -23,7 +23,7 @@ from tests.faults import BOUND
 _PORT: Final = 6432
 _CONFIGURATION: Final = """
 [databases]
-* = host={host} port={to}
+* = host={host} port={to}{database}
 [pgbouncer]
 listen_port = {port}
 unix_socket_dir = {folder}
@@ -37,12 +37,13 @@ default_pool_size = 20
 
 
 @contextmanager
-def pgbouncer(url: str, more: str = "") -> Iterator[Callable[[str], str]]:
+def pgbouncer(url: str, more: str = "", *, database: str = "") -> Iterator[Callable[[str], str]]:
     """Gives, for the URL of a database of this server, the one by way of PgBouncer.
 
     Args:
         url: Of any database of a server that trusts its users.
         more: Further lines of its configuration.
+        database: Further settings of its databases.
     """
     server = conninfo_to_dict(url)
     program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
@@ -58,7 +59,12 @@ def pgbouncer(url: str, more: str = "") -> Iterator[Callable[[str], str]]:
         (folder / "users").write_text(f'"{server["user"]}" ""\n')
         (folder / "ini").write_text(
             _CONFIGURATION.format(
-                host=server["host"], to=server["port"], folder=folder, port=_PORT, more=more
+                host=server["host"],
+                to=server["port"],
+                database=database,
+                folder=folder,
+                port=_PORT,
+                more=more,
             )
         )
         for path in (folder, *folder.iterdir()):

@@ -92,9 +92,14 @@ _NETWORK: Final = {
     "keepalives_count": 3,
     "tcp_user_timeout": 25_000,
 }
-_PGBOUNCER_SESSION: Final = (
-    "SET TimeZone TO 'UTC'; SET IntervalStyle TO 'postgres'; SET DateStyle TO 'ISO'"
-)
+# PgBouncer gives each of its clients their own of these two, whatever session they come to have.
+_PGBOUNCER_SESSION: Final = "SET TimeZone TO 'UTC'; SET DateStyle TO 'ISO'"
+# What all of its sessions must begin with: a duration in another style may be read as another one,
+# and a statement outside a transaction has no isolation but the session's.
+_PGBOUNCER_NEEDS: Final = {
+    "IntervalStyle": "postgres",
+    "default_transaction_isolation": "read committed",
+}
 
 _PGBOUNCER_REFUSAL: Final = "unsupported startup parameter"
 # That a prepared statement is not there, or is there already: another client's, or on another of
@@ -524,6 +529,7 @@ def connect(settings: Settings, parameters: dict[str, Any]) -> Native:
     try:
         check_version(native)
         if settings.options["pgbouncer"]:
+            _check_pgbouncer(native, settings)
             native.execute(_PGBOUNCER_SESSION.encode())
     except BaseException as error:
         native.close()
@@ -531,6 +537,17 @@ def connect(settings: Settings, parameters: dict[str, Any]) -> Native:
             raise Unavailable(f"{settings.masked}: {error}", code=error.sqlstate) from error
         raise
     return native
+
+
+def _check_pgbouncer(native: Native, settings: Settings) -> None:
+    for name, needed in _PGBOUNCER_NEEDS.items():
+        row = native.execute(f"SHOW {name}".encode()).fetchone()
+        if row != (needed,):
+            raise ConfigurationError(
+                f"{settings.masked}: its sessions begin with {name} = {row and row[0]!r}, which is"
+                f" not to be changed through PgBouncer; ALTER ROLE ... SET {name} = '{needed}', or"
+                " SET it in the connect_query of PgBouncer's configuration"
+            )
 
 
 def check_version(native: Native) -> None:

@@ -161,10 +161,9 @@ def test_the_urls_own_options_are_kept(url: str) -> None:
 
 
 @pytest.mark.direct("PgBouncer has sessions of its own, and takes no options")
-@pytest.mark.parametrize("pgbouncer", [False, True])
 @pytest.mark.parametrize("where", ["server", "URL"])
 def test_times_are_utc_whatever_the_default(
-    url: str, admin: psycopg.Connection[Any], pgbouncer: bool, where: str
+    url: str, admin: psycopg.Connection[Any], where: str
 ) -> None:
     defaults = {"TimeZone": "Asia/Kolkata", "IntervalStyle": "sql_standard", "DateStyle": "German"}
     if where == "server":
@@ -172,7 +171,7 @@ def test_times_are_utc_whatever_the_default(
             admin.execute(f'ALTER DATABASE "{admin.info.dbname}" SET {name} TO "{value}"')
     else:
         url += "&options=" + quote(" ".join(f"-c {key}={defaults[key]}" for key in defaults))
-    with connect(url, migrate=False, pgbouncer=pgbouncer) as db:
+    with connect(url, migrate=False) as db:
         moment = db.value("SELECT timestamptz '2026-02-03 04:05:06.000007+00'")
         assert moment == datetime(2026, 2, 3, 4, 5, 6, 7, UTC)
         assert moment.utcoffset() == timedelta(0)
