@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -46,6 +47,9 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers", "only(backend, reason): a test of what one backend alone has, and why"
     )
     config.addinivalue_line(
+        "markers", "on(platform, reason): a test of what one operating system alone has, and why"
+    )
+    config.addinivalue_line(
         "markers", "direct(reason): a test that PgBouncer must not stand between, and why"
     )
 
@@ -66,6 +70,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         backend = _backend_of(item)
         wanted = chosen == "all" or backend in (None, chosen)
         if through and item.get_closest_marker("direct"):
+            wanted = False
+        if (mark := item.get_closest_marker("on")) and _platform(mark) != sys.platform:
             wanted = False
         (kept if wanted else left).append(item)
         item.user_properties.append(("backend", backend))
@@ -89,6 +95,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def _only(mark: pytest.Mark) -> str:
     if len(mark.args) != 2 or mark.kwargs or mark.args[0] not in BACKENDS:
         raise pytest.UsageError('write @pytest.mark.only("sqlite", "why"), or "postgres"')
+    return str(mark.args[0])
+
+
+def _platform(mark: pytest.Mark) -> str:
+    if len(mark.args) != 2 or mark.kwargs:
+        raise pytest.UsageError('write @pytest.mark.on("linux", "why")')
     return str(mark.args[0])
 
 

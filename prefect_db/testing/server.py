@@ -203,15 +203,21 @@ def _cluster(settings: Mapping[str, str], parent: str) -> Iterator[PostgresServe
 
 
 @contextmanager
-def postgres_standby(primary: PostgresServer) -> Iterator[PostgresServer]:
+def postgres_standby(
+    primary: PostgresServer, *, url: str | None = None
+) -> Iterator[PostgresServer]:
     """A standby that follows a server, which from now on commits nothing without it.
 
     Gone after the block, in which the primary should be stopped first.
+
+    Args:
+        primary: The server.
+        url: How the standby reaches it, such as a proxy's; by default by its own URL.
     """
     with _folder(_parent()) as folder, _watched(folder):
         arguments = ["--write-recovery-conf", "--no-sync", "--checkpoint=fast"]
-        source = [f"--host={primary.folder}", "--port=5432", "--username=postgres"]
-        _run([primary.programs / "pg_basebackup", f"-D{folder}/data", *source, *arguments], folder)
+        source = f"--dbname={url or primary.url}"
+        _run([primary.programs / "pg_basebackup", f"-D{folder}/data", source, *arguments], folder)
         server = PostgresServer(primary.programs, folder, primary.settings)
         try:
             server.start()

@@ -275,10 +275,10 @@ def test_a_full_pool_is_a_timeout_that_says_so(url: str) -> None:
 def test_a_server_that_is_gone_is_unavailable_and_no_full_pool() -> None:
     with ExitStack() as server:
         url = server.enter_context(postgres_server())
-        with connect(url, migrate=False, pool_timeout=1) as db:
+        with connect(url, migrate=False, pool_size=3, pool_timeout=1) as db:
             _use_all(db)
             server.close()
-            for _ in range(30):
+            for _ in range(9):
                 with pytest.raises(Unavailable):
                     db.value("SELECT 1")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -120,7 +119,7 @@ class TestProxy:
         with _connected(echo) as client:
             assert _said(client, b"c") == b"c"
 
-    @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can drop a socket's packets")
+    @pytest.mark.on("linux", "no other drops a socket's packets")
     def test_a_black_hole_says_nothing_until_healed(self, echo: Proxy) -> None:
         with _connected(echo) as client:
             assert _said(client, b"a") == b"a"
@@ -134,7 +133,7 @@ class TestProxy:
             client.settimeout(BOUND)
             assert client.recv(100) == b"b"
 
-    @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can drop a socket's packets")
+    @pytest.mark.on("linux", "no other drops a socket's packets")
     def test_a_black_hole_acknowledges_nothing(self, echo: Proxy) -> None:
         with _connected(echo) as client:
             assert _said(client, b"a") == b"a"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -23,9 +22,7 @@ from tests.faults.report import RecordFault
 
 pytestmark = pytest.mark.only("postgres", "SQLite has no server")
 
-_linux = pytest.mark.skipif(
-    sys.platform != "linux", reason="only Linux can drop a socket's packets"
-)
+_linux = pytest.mark.on("linux", "no other drops a socket's packets")
 
 # A peer that is gone is noticed after a second or two, for the tests' sake.
 _SHORT: Final = (

@@ -3,7 +3,6 @@ Backend whose URL names both goes on by itself."""
 
 from __future__ import annotations
 
-import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,6 +20,8 @@ pytestmark = pytest.mark.only("postgres", "SQLite has no second server")
 
 # Seconds in which whoever watches over the servers notices.
 _NOTICE: Final = 1.0
+# Seconds in which the primary lives on without its standby.
+_ALONE: Final = 0.5
 _THREADS: Final = 16
 _SIZE: Final = 10
 # As long as a failover may take: each attempt waits for a moment, and two seconds between.
@@ -29,15 +30,23 @@ _ATTEMPTS: Final = 60
 _SHORT: Final = "tcp_user_timeout=1000&keepalives_idle=1&keepalives_interval=1&keepalives_count=1"
 
 
-@pytest.mark.parametrize("fault", ["killed", "unreachable"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "killed",
+        pytest.param(
+            "unreachable", marks=pytest.mark.on("linux", "no other drops a socket's packets")
+        ),
+        "cut off from its standby, and killed",
+    ],
+)
 def test_a_standby_takes_over(fault: str, tmp_path: Path, record_fault: RecordFault) -> None:
-    if fault == "unreachable" and sys.platform != "linux":
-        pytest.skip("only Linux can drop a socket's packets")
     with ExitStack() as stack:
         primary = stack.enter_context(postgres_cluster({"synchronous_commit": "on"}))
         with psycopg.connect(primary.url, autocommit=True) as admin:
             admin.execute(TABLE)
-        standby = stack.enter_context(postgres_standby(primary))
+        link = stack.enter_context(proxy(primary.url))
+        standby = stack.enter_context(postgres_standby(primary, url=link.url))
         # Stopped before its standby, without which it could not end what it commits.
         stack.callback(primary.kill)
         first, second = (stack.enter_context(proxy(each.url)) for each in (primary, standby))
@@ -47,10 +56,15 @@ def test_a_standby_takes_over(fault: str, tmp_path: Path, record_fault: RecordFa
         )
         with connect(url, migrate=False, pool_size=_SIZE, connect_timeout=2) as db:
             with writers(db, tmp_path / "ledger", _THREADS, _ATTEMPTS) as at_work:
-                if fault == "killed":
-                    primary.kill()
-                else:
+                if fault == "unreachable":
                     first.black_hole()
+                else:
+                    if fault.startswith("cut off"):
+                        # What it acknowledged from now on would be lost with it.
+                        link.refuse()
+                        link.cut()
+                        time.sleep(_ALONE)
+                    primary.kill()
                 time.sleep(_NOTICE)
                 standby.promote()
                 at_work.until_all_wrote()
