@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
+import gc
+import itertools
 import json
 import logging
+import math
 import os
 import random
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from prefect_db import (
@@ -37,6 +44,9 @@ from tests.faults.postgres import write
 
 THREADS: Final = 8
 BATCH: Final = 500
+# Seconds in which connections are opened, with their statements and pages. What is held after them
+# is not to grow.
+WARM_UP: Final = 5.0
 # Events and logs older than this are trimmed.
 _KEPT: Final = timedelta(seconds=5)
 _STATES: Final = [
@@ -63,17 +73,12 @@ def work(url: str, ledger: str, rest: str) -> None:
     before = _open_files()
     with connect(url, migrate=False, pool_size=THREADS) as db, Ledger(Path(ledger)) as book:
         worker = _Worker(db, book, float(rest))
-        # What is loaded and cached once is no growth.
-        for number, operation in enumerate(_OPERATIONS):
-            operation(worker, f"{os.getpid()}.first.{number}")
+        print("ready", flush=True)
         with ThreadPoolExecutor(THREADS) as threads:
-            running = [threads.submit(worker.run, number, done) for number in range(THREADS)]
-            print("ready", flush=True)
-            # A signal's handler runs in this thread, between two of its steps.
-            while not done.wait(0.1):
-                pass
-            for each in running:
-                each.result()
+            worker.work_together(threads, done, WARM_UP)
+            warm, operations = _held(), worker.counts.total()
+            worker.work_together(threads, done, math.inf)
+            held, operations = _held(), worker.counts.total() - operations
         stats = db.stats()
     report = {
         "reads": worker.counts["read"],
@@ -84,7 +89,9 @@ def work(url: str, ledger: str, rest: str) -> None:
         "waiting": stats.waiting,
         "size": stats.size,
         "broken": stats.broken,
-        "memory": [*worker.memory, _memory()],
+        "operations": operations,
+        "memory": [warm.mebibytes, held.mebibytes],
+        "blocks": [warm.blocks, held.blocks],
         "files before": before,
         "files after": _open_files(),
     }
@@ -95,12 +102,28 @@ def _open_files() -> int:
     return len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else 0
 
 
-def _memory() -> int:
-    """Mebibytes that are resident."""
+class _Held(NamedTuple):
+    """What the process holds when nothing runs: Python's blocks of memory, and all that is
+    resident."""
+
+    blocks: int
+    mebibytes: int
+
+
+def _held() -> _Held:
+    # Caches have bounds, and take longer than a short test to reach them.
+    for cache in gc.get_objects():
+        if isinstance(cache, functools._lru_cache_wrapper):
+            cache.cache_clear()
+    gc.collect()
+    blocks = sys.getallocatedblocks()
     if sys.platform != "linux":
-        return 0
+        return _Held(blocks, 0)
+    # What the allocator keeps of each thread's memory, in pieces between pieces, is no growth.
+    with suppress(AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
     pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") // 2**20
+    return _Held(blocks, pages * os.sysconf("SC_PAGE_SIZE") // 2**20)
 
 
 class _Worker:
@@ -109,24 +132,34 @@ class _Worker:
         self.counts: Counter[str] = Counter()
         self.doubts = 0
         self.errors: list[str] = []
-        self.memory: list[int] = []
+        self._numbers = itertools.count()
         self._ledger = ledger
         self._rest = rest
         self.runs = [UUID(str(row[0])) for row in db.rows("SELECT id FROM flow_run")]
 
-    def run(self, thread: int, done: threading.Event) -> None:
-        number = 0
+    def work_together(
+        self, threads: ThreadPoolExecutor, done: threading.Event, seconds: float
+    ) -> None:
+        """All threads, until the event or so many seconds later."""
+        ends = time.monotonic() + seconds
+        enough = threading.Event()
+        running = [threads.submit(self._run, enough) for _ in range(THREADS)]
+        # A signal's handler runs in this thread, between two of its steps.
+        while not done.wait(0.1) and time.monotonic() < ends:
+            pass
+        enough.set()
+        for each in running:
+            each.result()
+
+    def _run(self, done: threading.Event) -> None:
         while not done.is_set():
-            number += 1
             operation = random.choices(_OPERATIONS, _WEIGHTS)[0]
             try:
-                operation(self, f"{os.getpid()}.{thread}.{number}")
+                operation(self, f"{os.getpid()}.{next(self._numbers)}")
             except CommitUnknown:
                 self.doubts += 1
             except Exception:  # noqa: BLE001
                 self.errors.append(traceback.format_exc())
-            if number % 50 == 1 and thread == 0:
-                self.memory.append(_memory())
             self.counts["read" if operation is _read else "write"] += 1
             done.wait(self._rest)
 
