@@ -26,8 +26,8 @@ Act = Callable[[Items], Any]
 class _Stepped:
     """An act that is stopped at one of its steps, for another thread to do something meanwhile.
 
-    A step is an instruction of bytecode; or, if it is to be interrupted there, too, a call, as it
-    is with signals.
+    A step is an instruction of bytecode; or a call, where Python handles signals and collects
+    garbage, if the act is to be interrupted then, or its own thread to do the other thing.
     """
 
     def __init__(
@@ -39,6 +39,7 @@ class _Stepped:
         at: int = 0,
         meanwhile: Act | None = None,
         interrupt: bool = False,
+        alone: bool = False,
     ) -> None:
         self.steps = 0
         self.other: Future[Any] | None = None
@@ -47,11 +48,12 @@ class _Stepped:
         self._at = at
         self._meanwhile = meanwhile
         self._interrupt = interrupt
+        self._alone = alone
         self.acting = threads.submit(self._run, act)
 
     def _run(self, act: Act) -> Any:
         try:
-            if self._interrupt:
+            if self._interrupt or self._alone:
                 sys.setprofile(self._at_call)
             else:
                 sys.settrace(self._enter)
@@ -76,12 +78,17 @@ class _Stepped:
         # What is raised at the end of a generator is told, and not passed on.
         if own and what in ("call", "c_return") and frame.f_code.co_name != "<genexpr>":
             self._step()
-            if self.steps == self._at:
+            if self._interrupt and self.steps == self._at:
                 raise KeyboardInterrupt
 
     def _step(self) -> None:
         self.steps += 1
-        if self.steps == self._at and self._meanwhile is not None:
+        if self.steps != self._at or self._meanwhile is None:
+            return
+        if self._alone:
+            sys.setprofile(None)
+            self._meanwhile(self._lending)
+        else:
             self.other = self._threads.submit(self._meanwhile, self._lending)
             wait([self.other], _PAUSE)
 
@@ -254,6 +261,51 @@ def test_a_release_that_is_interrupted_is_repeated_and_who_waits_gets_it() -> No
             assert waiting.result(BOUND) == "a"
             lending.release("a")
             _assert_free(lending)
+    assert at > 5
+
+
+def test_a_serve_that_is_interrupted_is_repeated_and_who_waits_gets_it() -> None:
+    """What is free is set aside for who waits, and must not stay so."""
+    at, interrupted = 0, True
+    with ThreadPoolExecutor(2) as threads:
+        while interrupted:
+            at += 1
+            lending = _held()
+            waiting = threads.submit(lending.acquire, _LONG)
+            until(lambda: lending.waiting == 1)  # noqa: B023
+            # As a `release` does just before it looks who waits.
+            del lending._holders["a"]
+            stepped = _Stepped(threads, lending, Lending.serve, at=at, interrupt=True)
+            interrupted = isinstance(_outcome(stepped.acting), KeyboardInterrupt)
+            lending.serve()
+            assert waiting.result(BOUND) == "a"
+            lending.release("a")
+            _assert_free(lending)
+    assert at > 3
+
+
+def test_garbage_that_gives_one_back_is_collected_at_any_step() -> None:
+    """A transaction that was never ended ends when it is collected, in whatever thread."""
+    with ThreadPoolExecutor(1) as threads:
+        at = 0
+        while True:
+            at += 1
+            lending = _held()
+            stepped = _Stepped(
+                threads,
+                lending,
+                lambda it: it.acquire(_LONG),
+                at=at,
+                meanwhile=lambda it: it.release("a"),
+                alone=True,
+            )
+            if stepped.until_it_waits() < at:
+                break
+            assert _outcome(stepped.acting) == "a"
+            lending.release("a")
+            _assert_free(lending)
+        lending.release("a")
+        assert _outcome(stepped.acting) == "a"
     assert at > 5
 
 
