@@ -54,3 +54,32 @@ def test_it_is_begun_anew_though_somebody_always_reads(
         assert db.value("SELECT count(*) FROM item") == _WRITES
     assert max(sizes) < _WRITES / 20 / 2
     record_fault("readers without a pause", acknowledged=_WRITES)
+
+
+def test_it_is_tried_again_while_another_is_in_the_way(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As another process is that copies from the log just then, after each of its commits."""
+    monkeypatch.setattr("prefect_db.drivers.sqlite._LARGE_WAL", 0)
+    monkeypatch.setattr("prefect_db.drivers.sqlite._WAL_INTERVAL", 0.0)
+    monkeypatch.setattr("prefect_db.drivers.sqlite._WAL_PATIENCE", BOUND)
+    attempts = 0
+    with connect(url, migrate=False) as db, ExitStack() as reading:
+        db.execute("CREATE TABLE item (id bigint NOT NULL)")
+        # The connection that writes.
+        with db.connection() as native:
+            native.execute("INSERT INTO item VALUES (1)")
+            txn = reading.enter_context(db.transaction(read_only=True))
+            assert txn.value("SELECT count(*) FROM item") == 1
+
+            def note(sql: str) -> None:
+                nonlocal attempts
+                if "wal_checkpoint" in sql:
+                    attempts += 1
+                    if attempts == 3:
+                        reading.close()
+
+            native.set_trace_callback(note)
+        native.set_trace_callback(None)
+        assert attempts == 3
+        assert (tmp_path / "test.db-wal").stat().st_size == 0
