@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -47,7 +46,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers", "only(backend, reason): a test of what one backend alone has, and why"
     )
     config.addinivalue_line(
-        "markers", "on(platform, reason): a test of what one operating system alone has, and why"
+        "markers", "needs(present, what): a test of what not every machine has or allows; else left"
     )
     config.addinivalue_line(
         "markers", "direct(reason): a test that PgBouncer must not stand between, and why"
@@ -71,7 +70,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         wanted = chosen == "all" or backend in (None, chosen)
         if through and item.get_closest_marker("direct"):
             wanted = False
-        if (mark := item.get_closest_marker("on")) and _platform(mark) != sys.platform:
+        if (mark := item.get_closest_marker("needs")) and not _present(mark):
             wanted = False
         (kept if wanted else left).append(item)
         item.user_properties.append(("backend", backend))
@@ -98,10 +97,10 @@ def _only(mark: pytest.Mark) -> str:
     return str(mark.args[0])
 
 
-def _platform(mark: pytest.Mark) -> str:
+def _present(mark: pytest.Mark) -> bool:
     if len(mark.args) != 2 or mark.kwargs:
-        raise pytest.UsageError('write @pytest.mark.on("linux", "why")')
-    return str(mark.args[0])
+        raise pytest.UsageError('write @pytest.mark.needs(sys.platform == "linux", "what")')
+    return bool(mark.args[0])
 
 
 def _backend_of(item: pytest.Item) -> str | None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Final, TypeVar
+
+import pytest
 
 from prefect_db.testing.processes import (
     BOUND,
@@ -19,6 +22,7 @@ from prefect_db.testing.processes import (
 
 __all__ = [
     "BOUND",
+    "LINUX",
     "end_process",
     "in_process",
     "in_thread",
@@ -30,6 +34,10 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+LINUX: Final = pytest.mark.needs(
+    sys.platform == "linux", "the one system that can drop a socket's packets"
+)
 
 
 def until(condition: Callable[[], bool], bound: float = BOUND) -> None:

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from prefect_db.testing import Ledger, Proxy, judge, postgres_cluster, proxy
-from tests.faults import BOUND, kill, reach, start_process, until
+from tests.faults import BOUND, LINUX, kill, reach, start_process, until
 
 
 def test_a_ledger_finds_what_is_wrong(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ class TestProxy:
         with _connected(echo) as client:
             assert _said(client, b"c") == b"c"
 
-    @pytest.mark.on("linux", "no other drops a socket's packets")
+    @LINUX
     def test_a_black_hole_says_nothing_until_healed(self, echo: Proxy) -> None:
         with _connected(echo) as client:
             assert _said(client, b"a") == b"a"
@@ -133,7 +133,7 @@ class TestProxy:
             client.settimeout(BOUND)
             assert client.recv(100) == b"b"
 
-    @pytest.mark.on("linux", "no other drops a socket's packets")
+    @LINUX
     def test_a_black_hole_acknowledges_nothing(self, echo: Proxy) -> None:
         with _connected(echo) as client:
             assert _said(client, b"a") == b"a"

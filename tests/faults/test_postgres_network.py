@@ -16,13 +16,11 @@ import pytest
 
 from prefect_db import Backend, CommitUnknown, ReadOnly, Unavailable, connect
 from prefect_db.testing import PostgresServer, Proxy, postgres_cluster, proxy
-from tests.faults import BOUND, until
+from tests.faults import BOUND, LINUX, until
 from tests.faults.postgres import TABLE, found, use_all, write, writers
 from tests.faults.report import RecordFault
 
 pytestmark = pytest.mark.only("postgres", "SQLite has no server")
-
-_linux = pytest.mark.on("linux", "no other drops a socket's packets")
 
 # A peer that is gone is noticed after a second or two, for the tests' sake.
 _SHORT: Final = (
@@ -180,7 +178,7 @@ class TestTheNetwork:
             connect(url, migrate=False)
 
 
-@_linux
+@LINUX
 class TestABlackHole:
     @pytest.fixture
     def db(self, network: Proxy) -> Iterator[Backend]:

@@ -47,6 +47,28 @@ pytestmark = pytest.mark.only("sqlite", "PostgreSQL has a server, and no file of
 
 _NOBODY: Final = 65534
 _PAGE: Final = 4096
+# Bytes of a small disk, or of each file of a bounded one; and what SQLite calls them when full.
+_DISK: Final = 3 * 2**20
+_FULL: Final = (str(sqlite3.SQLITE_FULL), str(sqlite3.SQLITE_IOERR_WRITE))
+_ON_SMALL_DISK: Final = (
+    "unshare",
+    "-rm",
+    "sh",
+    "-c",
+    f'mount -t tmpfs -o size={_DISK} none "$0" && exec "$@"',
+)
+
+
+def _may_mount() -> bool:
+    with tempfile.TemporaryDirectory() as folder:
+        command = [*_ON_SMALL_DISK, folder, "true"]
+        try:
+            return subprocess.run(command, capture_output=True, check=False).returncode == 0
+        except FileNotFoundError:
+            return False
+
+
+_MOUNTABLE: Final = pytest.mark.needs(_may_mount(), "to mount a file system of one's own")
 
 
 @pytest.fixture
@@ -122,21 +144,22 @@ class TestFullDisk:
     def test_a_migration(self, path: Path) -> None:
         in_process(migrate_on_a_full_disk, str(path))
 
-    def test_a_disk(self, tmp_path: Path, record_fault: RecordFault) -> None:
-        """A real one, small, that SQLite's own checkpoints find full, too."""
-        if subprocess.run([*_ON_SMALL_DISK, str(tmp_path), "true"], check=False).returncode != 0:
-            pytest.skip("here, one may not mount a file system of one's own")
+    @pytest.mark.parametrize("disk", [pytest.param("small", marks=_MOUNTABLE), "bounded"])
+    def test_a_disk(self, disk: str, tmp_path: Path, record_fault: RecordFault) -> None:
+        """A real one, small, or one with a bound for each file, that SQLite's own checkpoints find
+        full, too."""
+        on_small_disk = [*_ON_SMALL_DISK, str(tmp_path)] if disk == "small" else []
         done = subprocess.run(
-            [*_ON_SMALL_DISK, str(tmp_path), sys.executable, "-c", _program(fill_a_disk)],
+            [*on_small_disk, sys.executable, "-c", _program(fill_a_disk)],
             cwd=Path(__file__).parents[2],
-            env=os.environ | {"FOLDER": str(tmp_path)},
+            env=os.environ | {"FOLDER": str(tmp_path), "DISK": disk},
             capture_output=True,
             text=True,
             timeout=2 * BOUND,
             check=False,
         )
         assert (done.returncode, done.stderr) == (0, "")
-        record_fault("disk full, a real one", times=12, acknowledged=int(done.stdout))
+        record_fault(f"disk full, a {disk} one", times=12, acknowledged=int(done.stdout))
 
 
 def fill_up_to_the_limit_of_a_file(path: str) -> None:
@@ -184,43 +207,48 @@ def migrate_on_a_full_disk(path: str) -> None:
 
 
 # Mounts, for itself alone, a file system of 3 MB, and runs the rest of its arguments.
-_ON_SMALL_DISK: Final = (
-    "unshare",
-    "-rm",
-    "sh",
-    "-c",
-    'mount -t tmpfs -o size=3m none "$0" && exec "$@"',
-)
-
-
 def _program(function: Any) -> str:
     name = function.__name__
     return f"import os; from {function.__module__} import {name}; {name}(os.environ['FOLDER'])"
 
 
+@contextmanager
+def _full_disk(folder: Path, kept_free: int) -> Iterator[None]:
+    """A disk that has less space, by so much, until the block ends."""
+    if os.environ["DISK"] == "small":
+        filler = folder / "filler"
+        filler.write_bytes(b"x" * kept_free)
+        yield
+        filler.unlink()
+    else:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (_DISK - kept_free, unlimited[1]))
+        yield
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+
+
 def fill_a_disk(folder: str) -> None:
     """Write until it is full, several times over; each time some of it is freed."""
-    filler = Path(folder) / "filler"
     with connect(f"sqlite:///{folder}/test.db") as db:
         written = 0
         for kept_free in (1_000_000, 500_000, 200_000):
-            filler.write_bytes(b"x" * kept_free)
-            try:
-                while True:
-                    flows.create(db, _long(written))
-                    written += 1
-            except StorageError as error:
-                assert error.code == str(sqlite3.SQLITE_FULL), error
-            for _ in range(3):
+            with _full_disk(Path(folder), kept_free):
                 try:
-                    with db.transaction() as txn:
-                        for number in range(100):
-                            flows.create(txn, _long(-number))
-                    raise AssertionError("there was space")
-                except StorageError:
-                    pass
-            assert flows.count(db) == written
-            filler.unlink()
+                    while True:
+                        flows.create(db, _long(written))
+                        written += 1
+                except StorageError as error:
+                    assert error.code in _FULL, error
+                for _ in range(3):
+                    try:
+                        with db.transaction() as txn:
+                            for number in range(100):
+                                flows.create(txn, _long(-number))
+                        raise AssertionError("there was space")
+                    except StorageError:
+                        pass
+                assert flows.count(db) == written
             flows.create(db, _long(written))
             written += 1
             assert flows.count(db) == written

@@ -13,6 +13,7 @@ import pytest
 
 from prefect_db import connect
 from prefect_db.testing import postgres_cluster, postgres_standby, proxy
+from tests.faults import LINUX
 from tests.faults.postgres import TABLE, found, use_all, writers
 from tests.faults.report import RecordFault
 
@@ -34,9 +35,7 @@ _SHORT: Final = "tcp_user_timeout=1000&keepalives_idle=1&keepalives_interval=1&k
     "fault",
     [
         "killed",
-        pytest.param(
-            "unreachable", marks=pytest.mark.on("linux", "no other drops a socket's packets")
-        ),
+        pytest.param("unreachable", marks=LINUX),
         "cut off from its standby, and killed",
     ],
 )
