@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any, ClassVar, TypeVar, overload
 from uuid import UUID
 
@@ -162,17 +163,27 @@ def column_index(names: tuple[str, ...]) -> dict[str, int]:
     return {name: at for at, name in enumerate(names) if names.count(name) == 1}
 
 
+def _getter(names: tuple[str, ...]) -> Callable[[Any], tuple[Any, ...]]:
+    if len(names) > 1:
+        return attrgetter(*names)
+    # Of one name it gives the value, and no tuple.
+    return lambda record: tuple([getattr(record, name) for name in names])
+
+
 class Record:
     """Base of the records: `@dataclass(slots=True)` classes whose fields are columns.
 
     Attributes:
-        columns: The fields' names, in order, as a column list.
+        names: The fields' names, in order.
+        columns: They as a column list.
         marks: A `?` for each of them.
     """
 
     __slots__ = ()
+    names: ClassVar[tuple[str, ...]]
     columns: ClassVar[str]
     marks: ClassVar[str]
+    _values: ClassVar[Callable[[Any], tuple[Any, ...]]]
 
     def __init_subclass__(cls) -> None:
         bases = [base for base in reversed(cls.__mro__) if base not in (Record, object)]
@@ -182,12 +193,14 @@ class Record:
             for name, annotation in inspect.get_annotations(base).items()
             if "ClassVar" not in str(annotation)
         )
+        cls.names = tuple(names)
         cls.columns = ", ".join(names)
+        cls._values = _getter(cls.names)
         cls.marks = ", ".join("?" * len(names))
 
     def params(self) -> tuple[Any, ...]:
         """The fields' values, in the order of `columns`."""
-        return tuple([getattr(self, name) for name in self.columns.split(", ")])
+        return type(self)._values(self)
 
 
 class Converter:

@@ -32,7 +32,15 @@ from prefect_db.states import (
     complete_policy,
 )
 from prefect_db.task_run_events import record as record
-from prefect_db.values import check_text, to_datetime, to_list, to_object, to_uuid
+from prefect_db.values import (
+    check_text,
+    to_datetime,
+    to_list,
+    to_object,
+    to_text,
+    to_uuid,
+    uuid_text,
+)
 
 
 @dataclass(slots=True)
@@ -108,7 +116,7 @@ def create(
     labels = dict(labels or {})
     if flow_run_id is not None:
         flow_run_id = to_uuid(flow_run_id)
-        labels = {"prefect.flow-run.id": str(flow_run_id), **labels}
+        labels = {"prefect.flow-run.id": uuid_text(flow_run_id), **labels}
     columns = StateColumns(empirical_policy=complete_policy(empirical_policy, TASK_RUN_POLICY))
     first = None
     if state is not None:
@@ -132,9 +140,9 @@ def create(
         flow_run_id=flow_run_id,
         task_key=check_text(task_key),
         dynamic_key=check_text(dynamic_key),
-        cache_key=cache_key,
+        cache_key=to_text(cache_key),
         cache_expiration=None if cache_expiration is None else to_datetime(cache_expiration),
-        task_version=task_version,
+        task_version=to_text(task_version),
         flow_run_run_count=0,
         empirical_policy=columns.empirical_policy,
         task_inputs=to_object(task_inputs or {}),
@@ -142,7 +150,7 @@ def create(
         labels=labels,
     )
     created = new_runs.create(db, "task_run", run, first)
-    return created or _by_natural_key(db, flow_run_id, task_key, dynamic_key)
+    return run if created else _by_natural_key(db, flow_run_id, task_key, dynamic_key)
 
 
 def get(db: Queryable, task_run_id: UUID, *, for_update: bool = False) -> TaskRun | None:
