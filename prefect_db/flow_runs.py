@@ -202,8 +202,8 @@ def find(
     """
     bounds = page(limit, offset)
     order = order_of(sort, FlowRunSort)
-    sql, params = flow_run_page(db, FlowRun.columns, order, bounds, filter, flows, task_runs)
-    return db.rows(sql, params, into=FlowRun, prepare=False)
+    statement = flow_run_page(db, FlowRun.columns, order, bounds, filter, flows, task_runs)
+    return db.rows(statement.sql, statement.params, into=FlowRun, prepare=statement.prepare)
 
 
 def count(
@@ -216,7 +216,7 @@ def count(
     """How many flow runs the filters let through; see `find`."""
     where = of_flow_runs(db.dialect, filter, flows, task_runs)
     sql = f"SELECT count(*) FROM flow_run{where.sql}"
-    return int(db.value(sql, where.params, prepare=False))
+    return int(db.value(sql, where.params, prepare=not where.params))
 
 
 def count_by_state(

@@ -278,8 +278,8 @@ _SQLITE_EXPRESSIONS = {
     bytes: "{v}",
     # A number arrives as one: SQLite's JSON columns have numeric affinity.
     Any: (
-        "{{}} if {v} == '{{}}' else [] if {v} == '[]'"
-        " else load_json({v}) if type({v}) is str else {v}"
+        "{{}} if {v} == '{{}}' else [] if {v} == '[]' else decode_json({v})"
+        " if type({v}) is str and len({v}) < SHORT and is_plain_json({v}) else read_json({v})"
     ),
 }
 _POSTGRES_EXPRESSIONS = {
@@ -289,6 +289,8 @@ _POSTGRES_EXPRESSIONS = {
     timedelta: "{v}",
     bool: "{v}",
 }
+# Of these kinds the expression takes None for a value; the others raise.
+_PASS_NONE = (bool, Any)
 _PLAIN = (str, int, float)
 # A sum, say, is a numeric of PostgreSQL; and SQLite's columns take any kind of number.
 _NUMBERS = {
@@ -314,7 +316,10 @@ def _compile(
         "remembered_uuid": values.remembered_uuid,
         "read_datetime": values.read_datetime,
         "read_timedelta": values.read_timedelta,
-        "load_json": values.load_json,
+        "SHORT": values.SHORT,
+        "is_plain_json": values.is_plain_json,
+        "decode_json": values.decode_json,
+        "read_json": values.read_json,
         "read_int": values.read_int,
         "read_float": values.read_float,
         "missing": _missing,
@@ -333,10 +338,10 @@ def _compile(
             expression = f"enum{at}[{v}]"
         else:
             expression = table[kind].format(v=v)
-        if not optional:
-            expression = f"({expression}) if {v} is not None else missing()"
-        elif expression != v:
+        if optional and expression != v:
             expression = f"None if {v} is None else {expression}"
+        elif not optional and (expression == v or kind in _PASS_NONE):
+            expression = f"({expression}) if {v} is not None else missing()"
         expressions[field.name] = expression
     variables = ", ".join(f"v{at}" for at in range(len(fields)))
     values_ = ", ".join(

@@ -184,8 +184,8 @@ def find(
     """
     bounds = page(limit, offset)
     order = order_of(sort, TaskRunSort)
-    sql, params = task_run_page(db, TaskRun.columns, order, bounds, filter, flows, flow_runs)
-    return db.rows(sql, params, into=TaskRun, prepare=False)
+    statement = task_run_page(db, TaskRun.columns, order, bounds, filter, flows, flow_runs)
+    return db.rows(statement.sql, statement.params, into=TaskRun, prepare=statement.prepare)
 
 
 def count(
@@ -198,7 +198,7 @@ def count(
     """How many task runs the filters let through; see `find`."""
     where = of_task_runs(db.dialect, filter, flows, flow_runs)
     sql = f"SELECT count(*) FROM task_run{where.sql}"
-    return int(db.value(sql, where.params, prepare=False))
+    return int(db.value(sql, where.params, prepare=not where.params))
 
 
 def count_by_state(

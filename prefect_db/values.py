@@ -112,13 +112,15 @@ def _check_texts(value: Any) -> None:
             _check_texts(item)
 
 
-def _has_long_number(text: str) -> bool:
-    return _LONG_NUMBER in text.encode().translate(_DIGITS_AS_ZERO)
+def _has_no_long_number(text: str) -> bool:
+    return _LONG_NUMBER not in text.encode().translate(_DIGITS_AS_ZERO)
 
 
+# That a text of less than SHORT characters may be decoded by `decode_json`, which is orjson's.
 # Policies, labels and tags come again and again, and to look takes as long as to decode them.
-_short_has_long_number: Final = lru_cache(maxsize=1024)(_has_long_number)
-_SHORT: Final = 1024
+is_plain_json: Final = lru_cache(maxsize=1024)(_has_no_long_number)
+decode_json: Final = orjson.loads
+SHORT: Final = 1024
 
 
 def load_json(text: str) -> Any:
@@ -130,10 +132,8 @@ def load_json(text: str) -> Any:
         BadValue: The text is no JSON.
     """
     try:
-        if len(text) < _LONG or not (
-            _short_has_long_number(text) if len(text) < _SHORT else _has_long_number(text)
-        ):
-            return orjson.loads(text)
+        if len(text) < _LONG or (is_plain_json if len(text) < SHORT else _has_no_long_number)(text):
+            return decode_json(text)
     except ValueError:
         pass
     try:
