@@ -6,7 +6,7 @@ values to what its engine stores.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from functools import lru_cache
 from typing import Any, Final, Literal, Protocol, TypeVar
@@ -32,6 +32,17 @@ class Compile(Protocol):
     def __call__(self, sql: str, prepare: bool = True, /) -> Statement: ...
 
 
+class _Codecs(dict[type, Codec]):
+    """What brings the values of each type to the engine's form; `other` does for the rest."""
+
+    def __init__(self, codecs: Mapping[type, Codec], other: Codec) -> None:
+        super().__init__(codecs)
+        self._other = other
+
+    def __missing__(self, kind: type) -> Codec:
+        return self._other
+
+
 class Dialect:
     """One engine's SQL; `SQLITE` and `POSTGRES` are the two there are.
 
@@ -49,7 +60,7 @@ class Dialect:
         name: DialectName,
         compile_: Compile,
         tokens: str,
-        codecs: dict[type, Codec],
+        codecs: Mapping[type, Codec],
     ) -> None:
         self.name: DialectName = name
         self.compile = compile_
@@ -57,7 +68,7 @@ class Dialect:
             sqlite="strftime('%Y-%m-%d %H:%M:%f000', 'now')", postgres="CURRENT_TIMESTAMP"
         )
         self._tokens = tokens
-        self._codecs = codecs
+        self._codecs = _Codecs(codecs, self._bind_other)
 
     def __repr__(self) -> str:
         return f"<Dialect {self.name}>"
@@ -93,14 +104,7 @@ class Dialect:
             )
         codecs = self._codecs
         try:
-            return [
-                value
-                if value is None
-                else codec(value)
-                if (codec := codecs.get(type(value)))
-                else self._bind_other(value)
-                for value in params
-            ]
+            return [value if value is None else codecs[type(value)](value) for value in params]
         except BadValue as error:
             error.sql = statement.sql
             raise
@@ -128,8 +132,7 @@ class Dialect:
         Raises:
             BadValue: See `bind`.
         """
-        codec = self._codecs.get(type(value))
-        return codec(value) if codec else self._bind_other(value)
+        return self._codecs[type(value)](value)
 
 
 @lru_cache(maxsize=1024)

@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from operator import attrgetter
 from typing import Any, Final, Literal
 from uuid import UUID
 
@@ -28,6 +29,7 @@ from prefect_db.event_filters import Related as Related
 from prefect_db.event_filters import Resource as Resource
 from prefect_db.filters import Where
 from prefect_db.ids import uuid7
+from prefect_db.pace import Pace
 from prefect_db.queryable import Queryable
 from prefect_db.row import Record
 from prefect_db.text_search import Text as Text
@@ -130,51 +132,68 @@ def write(db: Queryable, events: Iterable[Event | Mapping[str, Any]]) -> int:
     new = {event.id: event for event in reversed([*map(parse, events)])}
     if not new:
         return 0
+    # In the order of ids: writers of the same events then wait for each other in one order.
+    ids = sorted(new, key=attrgetter("int"))
+    size = db.dialect.pick(sqlite=_FEW, postgres=_MANY)
     with db.unit() as txn:
-        for stored in _ids(txn, "SELECT id FROM events WHERE id", new):
-            del new[stored]
-        bind = txn.dialect.bind_one
-        now = bind(datetime.now(UTC))
-        # In the order of ids: writers of the same events then wait for each other in one order.
-        # What many rows share is brought to its stored form here, once.
-        batch = [(id, bind(id), bind(new[id].occurred), new[id]) for id in sorted(new)]
-        written = txn.executemany(
-            f"INSERT INTO events ({Event.columns}, created, updated)"
-            f" VALUES ({Event.marks}, ?, ?) ON CONFLICT (id) DO NOTHING",
-            (
-                (
-                    event_id,
-                    occurred,
-                    event.event,
-                    event.resource_id,
-                    event.resource,
-                    event.related_resource_ids,
-                    event.related,
-                    event.payload,
-                    event.received,
-                    now,
-                    event.follows,
-                    now,
-                    now,
-                )
-                for _, event_id, occurred, event in batch
-            ),
+        now = txn.dialect.bind_one(datetime.now(UTC))
+        return sum(
+            _write(txn, [new[id] for id in ids[at : at + size]], now)
+            for at in range(0, len(ids), size)
         )
-        if written < len(batch):
-            # Another writer has committed some of them since; with their resources, which ours
-            # do not have yet.
-            theirs = _ids(txn, "SELECT DISTINCT event_id FROM event_resources WHERE event_id", new)
-            batch = [each for each in batch if each[0] not in theirs]
-        txn.executemany(
-            "INSERT INTO event_resources (id, created, updated, occurred, resource_id,"
-            " resource_role, resource, event_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+
+
+# How many events are made ready at a time. That is Python, and other threads wait for it: they get
+# their turn when rows go to SQLite. To PostgreSQL each batch is some round trips.
+_FEW: Final = 50
+_MANY: Final = 1000
+
+
+def _write(txn: Queryable, events: list[Event], now: Any) -> int:
+    """Write events, in the order of their ids, that are not stored yet; how many these are."""
+    stored = _ids(txn, "SELECT id FROM events WHERE id", events)
+    bind = txn.dialect.bind_one
+    # What many rows share is brought to its stored form here, once.
+    batch = [
+        (bind(event.id), bind(event.occurred), event) for event in events if event.id not in stored
+    ]
+    written = txn.executemany(
+        f"INSERT INTO events ({Event.columns}, created, updated)"
+        f" VALUES ({Event.marks}, ?, ?) ON CONFLICT (id) DO NOTHING",
+        (
             (
-                (uuid7(), now, now, occurred, resource_id, role, labels, event_id)
-                for _, event_id, occurred, event in batch
-                for resource_id, role, labels in _resources(event)
-            ),
-        )
-        return len(batch)
+                event_id,
+                occurred,
+                event.event,
+                event.resource_id,
+                event.resource,
+                event.related_resource_ids,
+                event.related,
+                event.payload,
+                event.received,
+                now,
+                event.follows,
+                now,
+                now,
+            )
+            for event_id, occurred, event in batch
+        ),
+    )
+    if written < len(batch):
+        # Another writer has committed some of them since; with their resources, which ours do not
+        # have yet.
+        theirs = _ids(txn, "SELECT DISTINCT event_id FROM event_resources WHERE event_id", events)
+        batch = [each for each in batch if each[2].id not in theirs]
+    txn.executemany(
+        "INSERT INTO event_resources (id, created, updated, occurred, resource_id,"
+        " resource_role, resource, event_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            (uuid7(), now, now, occurred, resource_id, role, labels, event_id)
+            for event_id, occurred, event in batch
+            for resource_id, role, labels in _resources(event)
+        ),
+    )
+    return len(batch)
 
 
 def parse(event: Event | Mapping[str, Any]) -> Event:
@@ -193,11 +212,15 @@ def parse(event: Event | Mapping[str, Any]) -> Event:
         raise BadValue(f"an event with the keys {', '.join(map(str, event))}") from error
 
 
-def _ids(txn: Queryable, sql: str, ids: Iterable[UUID]) -> set[UUID]:
+def _ids(txn: Queryable, sql: str, events: list[Event]) -> set[UUID]:
+    """Those of the events' ids that the statement finds."""
     listed = txn.dialect.pick(
         sqlite="IN (SELECT value FROM json_each(?))", postgres="= ANY(CAST(? AS uuid[]))"
     )
-    return {read_uuid(row[0]) for row in txn.rows(f"{sql} {listed}", (Array(list(ids)),))}
+    return {
+        read_uuid(row[0])
+        for row in txn.rows(f"{sql} {listed}", (Array([event.id for event in events]),))
+    }
 
 
 def _resources(event: Event) -> Iterator[tuple[str, str, Labels]]:
@@ -274,7 +297,8 @@ def _page(
         f" ORDER BY {occurred} {order}, {event_id} {order} LIMIT ?",
         (*where.params, limit),
         into=Event,
-        prepare=False,
+        # Of a time alone, all pages are read along the same index.
+        prepare=replace(filter, occurred=None) == EventFilter(),
     )
 
 
@@ -329,7 +353,7 @@ def count(db: Queryable, filter: EventFilter | None = None) -> int:
     distinct = filter.resource is not None and filter.resource.distinct
     counted = "DISTINCT e.resource_id" if distinct else "*"
     sql = f"SELECT count({counted}) FROM events AS e{where.sql}"
-    return int(db.value(sql, where.params, prepare=False))
+    return int(db.value(sql, where.params, prepare=not where.params))
 
 
 @dataclass(slots=True)
@@ -481,7 +505,7 @@ def trim(
         db: Where; a Backend.
         before: The limit, itself kept.
         name: Only events of this name.
-        batch: How many to delete at a time.
+        batch: How many to delete at a time, at most; fewer if that takes long.
         progress: Called after each batch with the number deleted so far.
         dry_run: Only count them.
     """
@@ -498,17 +522,19 @@ def trim(
     # Two that trim at the same time would wait for each other's rows, each in its own order.
     lock = db.dialect.pick(sqlite="", postgres=" FOR UPDATE SKIP LOCKED")
     deleted = 0
+    pace = Pace(batch)
     while True:
-        with db.unit() as txn:
+        asked = pace.size
+        with pace.timed(), db.unit() as txn:
             rows = txn.rows(
                 f"SELECT id FROM events WHERE occurred < ?{named}"
                 f" ORDER BY occurred, id LIMIT ?{lock}",
-                (*params, batch),
+                (*params, asked),
             )
             ids = Array([row.uuid(0) for row in rows])
             txn.execute(f"DELETE FROM event_resources WHERE event_id {listed}", (ids,))
             deleted += txn.execute(f"DELETE FROM events WHERE id {listed}", (ids,))
         if progress is not None:
             progress(deleted)
-        if len(rows) < batch:
+        if len(rows) < asked:
             return deleted

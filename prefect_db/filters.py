@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from prefect_db.dialect import Dialect
 from prefect_db.errors import BadValue, listing
@@ -237,6 +237,9 @@ def _values(values: Sequence[Any], kind: str) -> list[Any]:
     return [to_uuid(value) for value in listed] if kind == "uuid" else listed
 
 
+_STATE_TYPES: Final = tuple(StateType)
+
+
 def types_of(leaf: State) -> list[StateType] | None:
     """The types of state that are let through; None if that is not asked.
 
@@ -245,9 +248,9 @@ def types_of(leaf: State) -> list[StateType] | None:
     """
     if leaf.type is None or (leaf.type.any_ is None and not leaf.type.not_any_):
         return None
-    wanted = set(StateType) if leaf.type.any_ is None else _types(leaf.type.any_)
-    unwanted = _types(leaf.type.not_any_ or ())
-    return [type for type in StateType if type in wanted and type not in unwanted]
+    wanted = _STATE_TYPES if leaf.type.any_ is None else _types(leaf.type.any_)
+    unwanted = _types(leaf.type.not_any_) if leaf.type.not_any_ else ()
+    return [type for type in _STATE_TYPES if type in wanted and type not in unwanted]
 
 
 def _types(values: Sequence[Any]) -> set[StateType]:

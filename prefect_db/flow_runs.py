@@ -27,7 +27,7 @@ from prefect_db.states import (
     StateType,
     complete_policy,
 )
-from prefect_db.values import check_text, to_list, to_object, to_uuid
+from prefect_db.values import check_text, to_bool, to_list, to_object, to_text, to_uuid, uuid_text
 
 
 @dataclass(slots=True)
@@ -143,21 +143,21 @@ def create(
         end_time=columns.end_time,
         total_run_time=columns.total_run_time,
         flow_id=flow_id,
-        flow_version=flow_version,
+        flow_version=to_text(flow_version),
         deployment_id=_id(deployment_id),
-        deployment_version=deployment_version,
+        deployment_version=to_text(deployment_version),
         parameters=to_object(parameters or {}),
         context=to_object(context or {}),
         empirical_policy=columns.empirical_policy,
         tags=to_list(tags),
-        labels={"prefect.flow.id": str(flow_id), **(labels or {})},
-        idempotency_key=idempotency_key,
-        auto_scheduled=auto_scheduled,
+        labels={"prefect.flow.id": uuid_text(flow_id), **(labels or {})},
+        idempotency_key=to_text(idempotency_key),
+        auto_scheduled=to_bool(auto_scheduled),
         parent_task_run_id=parent_task_run_id,
         infrastructure_document_id=_id(infrastructure_document_id),
-        infrastructure_pid=infrastructure_pid,
+        infrastructure_pid=to_text(infrastructure_pid),
         work_queue_id=_id(work_queue_id),
-        work_queue_name=work_queue_name,
+        work_queue_name=to_text(work_queue_name),
         created_by=None if created_by is None else {**_CREATOR, **to_object(created_by)},
         job_variables=None if job_variables is None else to_object(job_variables),
     )
@@ -166,9 +166,9 @@ def create(
     else:
         with db.unit() as txn:
             created = new_runs.create(txn, "flow_run", run, first)
-            if created is not None:
+            if created:
                 state_changes.copy_state(txn, run_id, parent_task_run_id, first.state)
-    return created or _by_idempotency_key(db, flow_id, idempotency_key)
+    return run if created else _by_idempotency_key(db, flow_id, idempotency_key)
 
 
 def get(db: Queryable, flow_run_id: UUID, *, for_update: bool = False) -> FlowRun | None:
@@ -202,8 +202,8 @@ def find(
     """
     bounds = page(limit, offset)
     order = order_of(sort, FlowRunSort)
-    sql, params = flow_run_page(db, FlowRun.columns, order, bounds, filter, flows, task_runs)
-    return db.rows(sql, params, into=FlowRun, prepare=False)
+    statement = flow_run_page(db, FlowRun.columns, order, bounds, filter, flows, task_runs)
+    return db.rows(statement.sql, statement.params, into=FlowRun, prepare=statement.prepare)
 
 
 def count(
@@ -216,7 +216,7 @@ def count(
     """How many flow runs the filters let through; see `find`."""
     where = of_flow_runs(db.dialect, filter, flows, task_runs)
     sql = f"SELECT count(*) FROM flow_run{where.sql}"
-    return int(db.value(sql, where.params, prepare=False))
+    return int(db.value(sql, where.params, prepare=not where.params))
 
 
 def count_by_state(

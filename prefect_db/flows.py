@@ -109,7 +109,7 @@ def find(
         f"SELECT {Flow.columns} FROM flow{where.sql} ORDER BY {order} LIMIT ? OFFSET ?",
         (*where.params, *page(limit, offset)),
         into=Flow,
-        prepare=False,
+        prepare=not where.params,
     )
 
 
@@ -122,7 +122,9 @@ def count(
 ) -> int:
     """How many flows the filters let through; see `find`."""
     where = of_flows(db.dialect, filter, flow_runs, task_runs)
-    return int(db.value(f"SELECT count(*) FROM flow{where.sql}", where.params, prepare=False))
+    return int(
+        db.value(f"SELECT count(*) FROM flow{where.sql}", where.params, prepare=not where.params)
+    )
 
 
 def update(db: Queryable, flow_id: UUID, *, tags: Sequence[str]) -> Flow:

@@ -12,6 +12,7 @@ from uuid import UUID
 from prefect_db.errors import BadValue
 from prefect_db.filters import AnyOf, Operator, Reference, Time, Where, order_of, page
 from prefect_db.ids import uuid7
+from prefect_db.pace import Pace
 from prefect_db.queryable import Queryable
 from prefect_db.row import Record
 from prefect_db.text_search import Text as Text
@@ -152,14 +153,16 @@ def find(
         f"SELECT {Log.columns} FROM log{where.sql} ORDER BY {order} LIMIT ? OFFSET ?",
         (*where.params, *page(limit, offset)),
         into=Log,
-        prepare=False,
+        prepare=not where.params,
     )
 
 
 def count(db: Queryable, filter: LogFilter | None = None) -> int:
     """How many log lines the filter lets through."""
     where = _where(db, filter)
-    return int(db.value(f"SELECT count(*) FROM log{where.sql}", where.params, prepare=False))
+    return int(
+        db.value(f"SELECT count(*) FROM log{where.sql}", where.params, prepare=not where.params)
+    )
 
 
 def delete(db: Queryable, flow_run_id: UUID) -> int:
@@ -203,7 +206,7 @@ def trim(
     Args:
         db: Where; a Backend.
         before: The limit of their timestamps, itself kept.
-        batch: How many to delete at a time.
+        batch: How many to delete at a time, at most; fewer if that takes long.
         progress: Called after each batch with the number deleted so far.
         dry_run: Only count them.
     """
@@ -218,15 +221,17 @@ def trim(
     # As events.trim.
     lock = db.dialect.pick(sqlite="", postgres=" FOR UPDATE SKIP LOCKED")
     deleted = 0
+    pace = Pace(batch)
     while True:
-        with db.unit() as txn:
+        asked = pace.size
+        with pace.timed(), db.unit() as txn:
             rows = txn.rows(
                 f"SELECT id FROM log WHERE timestamp < ? ORDER BY timestamp LIMIT ?{lock}",
-                (before, batch),
+                (before, asked),
             )
             ids = Array([row.uuid(0) for row in rows])
             deleted += txn.execute(f"DELETE FROM log WHERE id {listed}", (ids,))
         if progress is not None:
             progress(deleted)
-        if len(rows) < batch:
+        if len(rows) < asked:
             return deleted

@@ -5,20 +5,15 @@ A new run has no history, so that its columns are known before. On PostgreSQL it
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
-from operator import attrgetter
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 from uuid import UUID
 
 from prefect_db.dialect import Dialect
 from prefect_db.queryable import Queryable
 from prefect_db.row import Record
 from prefect_db.state_changes import ARTIFACT, OUTER, STATE, Entry, Table, insert, owners
-from prefect_db.values import read_json
-
-R = TypeVar("R", bound=Record)
-Values = Callable[[Any], tuple[Any, ...]]
+from prefect_db.values import dump_json, read_json
 
 # Whose labels a run inherits: a table, and the run's column that names the row.
 _PARENT: Final[dict[Table, tuple[str, str]]] = {
@@ -31,101 +26,149 @@ _UNIQUE: Final[dict[Table, str]] = {
 }
 
 
-def create(db: Queryable, table: Table, run: R, first: Entry | None) -> R | None:
+def create(db: Queryable, table: Table, run: Record, first: Entry | None) -> bool:
     """Insert a run, with its first state if it has one.
 
     Args:
         db: Where.
         table: The run's table.
-        run: A `FlowRun` or `TaskRun`, whose labels are those that it does not inherit.
+        run: A `FlowRun` or `TaskRun`, whose labels are those that it does not inherit. It becomes
+            what is stored.
         first: Its state, which the columns of `run` follow from.
 
     Returns:
-        The run as stored; None, and nothing is, if there is one with its unique key.
+        False if there is a run with its unique key; then nothing is stored.
     """
-    new: Any = run
-    parent_id = getattr(new, _PARENT[table][1])
-    orphan = parent_id is None
-    if db.dialect.name == "sqlite" and not orphan:
-        new.labels = {**_labels(db, table, parent_id), **new.labels}
-    sql, values = _insert_run(run.columns, table, db.dialect, orphan, first is not None)
-    if first is None:
-        return db.row(sql, values(new), into=type(run))
-    outer_id, now = getattr(new, OUTER[table]), new.created
     if db.dialect.name == "postgres":
-        params = (*values(new), now, now, new.id, *first.params())
-        if first.artifact:
-            params += (now, now, *owners(table, new.id, outer_id), *first.artifact)
-        sql = _with_state(sql, run.columns, table, bool(first.artifact))
-        return db.row(sql, params, into=type(run))
+        return _create_by_one_statement(db, table, run, first)
+    new: Any = run
     with db.unit() as txn:
-        state = first.bind(txn.dialect)
-        created: Any = txn.row(sql, values(new), into=type(run))
-        if created is not None:
-            insert(txn, table, new.id, outer_id, first, state, now)
+        state = None if first is None else first.bind(txn.dialect)
+        parent_id = getattr(new, _PARENT[table][1])
+        if parent_id is not None:
+            new.labels = {**_labels(txn, table, parent_id), **new.labels}
+        if first is not None:
+            # As the engine's clock, which Prefect has set it when the run entered its state.
+            new.updated = new.created.replace(microsecond=new.created.microsecond // 1000 * 1000)
+        state_id = new.state_id
+        if table == "flow_run":
+            # Not yet: SQLite looks for the state at once.
+            new.state_id = None
+        names, values = _columns(run)
+        if parent_id is None:
+            values += (new.task_key, new.dynamic_key)
+        sql = _insert_run(table, names, txn.dialect, parent_id is None, first is not None)
+        if not txn.execute(sql, values):
+            return False
+        if first is not None and state is not None:
+            insert(txn, table, new.id, getattr(new, OUTER[table]), first, state, new.created)
             if table == "flow_run":
-                # Only now: SQLite looks for the state at once.
-                txn.execute(
-                    "UPDATE flow_run SET state_id = ? WHERE id = ?", (first.state.id, new.id)
-                )
-                created.state_id = first.state.id
-        stored: R | None = created
-        return stored
+                txn.execute("UPDATE flow_run SET state_id = ? WHERE id = ?", (state_id, new.id))
+                new.state_id = state_id
+        return True
 
 
-def _labels(db: Queryable, table: Table, parent_id: UUID) -> dict[str, Any]:
+def _create_by_one_statement(db: Queryable, table: Table, run: Record, first: Entry | None) -> bool:
+    new: Any = run
+    names, values = _columns(run)
+    parent_id = getattr(new, _PARENT[table][1])
+    if parent_id is None:
+        values += (new.task_key, new.dynamic_key)
+    else:
+        values.insert(names.index("labels"), parent_id)
+    sql = _insert_run(table, names, db.dialect, parent_id is None, first is not None)
+    if first is not None:
+        del values[names.index("updated")]
+        sql = _with_state(sql, table, bool(first.artifact))
+        now = new.created
+        values += (now, now, new.id, *first.params())
+        if first.artifact:
+            values += (now, now, *owners(table, new.id, getattr(new, OUTER[table])))
+            values += first.artifact
+    row = db.row(sql, values)
+    if row is None:
+        return False
+    new.updated, new.labels = row.datetime("updated"), row.json("labels")
+    return True
+
+
+# Of the runs' columns.
+_JSON: Final = (
+    "parameters",
+    "context",
+    "empirical_policy",
+    "task_inputs",
+    "tags",
+    "labels",
+    "created_by",
+    "job_variables",
+)
+
+
+def _columns(run: Record) -> tuple[tuple[str, ...], list[Any]]:
+    """The columns that are not NULL, and their values.
+
+    JSON is text; `run` gets what will be read of it: lists for tuples, and nothing of a caller's.
+    """
+    given = {
+        name: value
+        for name, value in zip(run.names, run.params(), strict=True)
+        # Only here NULL is not the default.
+        if value is not None or name == "job_variables"
+    }
+    for name in _JSON:
+        value = given.get(name)
+        if value is not None:
+            given[name] = text = dump_json(value)
+            setattr(run, name, read_json(text))
+    return tuple(given), list(given.values())
+
+
+def _labels(txn: Queryable, table: Table, parent_id: UUID) -> dict[str, Any]:
     parent, _ = _PARENT[table]
-    labels = db.value(f"SELECT labels FROM {parent} WHERE id = ?", (parent_id,))
+    labels = txn.value(f"SELECT labels FROM {parent} WHERE id = ?", (parent_id,))
     return read_json(labels) or {} if labels else {}
 
 
-@lru_cache
+@lru_cache(maxsize=256)
 def _insert_run(
-    selected: str, table: Table, dialect: Dialect, orphan: bool, entered: bool
-) -> tuple[str, Values]:
-    """The statement, and what gets its parameters from a run.
+    table: Table, names: tuple[str, ...], dialect: Dialect, orphan: bool, entered: bool
+) -> str:
+    """The statement for a new run.
 
     Args:
-        selected: The columns of its record.
         table: Its table.
-        dialect: The engine's.
+        names: Its columns.
+        dialect: The engine's. On PostgreSQL the row gives `updated` and `labels`.
         orphan: It has no parent to inherit labels from; NULL is in no conflict with NULL, so that
             its unique key is looked up.
         entered: It has a state.
     """
-    parent, parent_column = _PARENT[table]
-    columns = [name for name in selected.split(", ") if name != "labels"]
-    computed = {}
-    if entered:
-        columns.remove("updated")
-        computed["updated"] = dialect.clock
-        if dialect.name == "sqlite" and table == "flow_run":
-            columns.remove("state_id")
-    params = [*columns, "labels"]
-    labels = "?"
-    if dialect.name == "postgres" and not orphan:
-        params.insert(-1, parent_column)
-        labels = (
-            "(SELECT CASE WHEN jsonb_typeof(labels) = 'object' THEN labels ELSE '{}' END"
-            f" FROM {parent} WHERE id = ?) || CAST(? AS jsonb)"
-        )
-    marks = ", ".join([*["?"] * len(columns), labels, *computed.values()])
-    source = f"VALUES ({marks})"
+    marks = dict.fromkeys(names, "?")
+    returning = ""
+    if dialect.name == "postgres":
+        returning = " RETURNING updated, labels"
+        if entered:
+            marks["updated"] = dialect.clock
+        if not orphan:
+            marks["labels"] = (
+                "(SELECT CASE WHEN jsonb_typeof(labels) = 'object' THEN labels ELSE '{}' END"
+                f" FROM {_PARENT[table][0]} WHERE id = ?) || CAST(? AS jsonb)"
+            )
+    source = f"VALUES ({', '.join(marks.values())})"
     if orphan:
-        params += ["task_key", "dynamic_key"]
         source = (
-            f"SELECT {marks} WHERE NOT EXISTS (SELECT 1 FROM task_run"
+            f"SELECT {', '.join(marks.values())} WHERE NOT EXISTS (SELECT 1 FROM task_run"
             " WHERE flow_run_id IS NULL AND task_key = ? AND dynamic_key = ?)"
         )
-    sql = (
-        f"INSERT INTO {table} ({', '.join([*columns, 'labels', *computed])}) {source}"
-        f" ON CONFLICT ({_UNIQUE[table]}) DO NOTHING RETURNING {selected}"
+    return (
+        f"INSERT INTO {table} ({', '.join(names)}) {source}"
+        f" ON CONFLICT ({_UNIQUE[table]}) DO NOTHING{returning}"
     )
-    return sql, attrgetter(*params)
 
 
-@lru_cache
-def _with_state(insert_run: str, selected: str, table: Table, artifact: bool) -> str:
+@lru_cache(maxsize=256)
+def _with_state(insert_run: str, table: Table, artifact: bool) -> str:
     """The statement, and in it the state's and, if there is one, the artifact's."""
     kept = f""", kept AS (
     INSERT INTO artifact ({ARTIFACT}) SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ? FROM run
@@ -136,4 +179,4 @@ def _with_state(insert_run: str, selected: str, table: Table, artifact: bool) ->
     INSERT INTO {table}_state ({STATE[table]})
     SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ? FROM run
 ){kept if artifact else ""}
-SELECT {selected} FROM run"""
+SELECT updated, labels FROM run"""

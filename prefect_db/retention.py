@@ -13,13 +13,15 @@ from uuid import UUID
 
 from prefect_db.dialect import Dialect
 from prefect_db.errors import BadValue
+from prefect_db.pace import Pace
 from prefect_db.queryable import Queryable
 from prefect_db.row import Record
 from prefect_db.states import TERMINAL
 from prefect_db.values import Array, to_datetime
 
-# Rows that one statement reads or deletes.
+# Rows that one statement reads or deletes; and flow runs, which may have many task runs.
 _PAGE: Final = 1000
+_FIRST: Final = 5
 
 _FINISHED: Final = (
     f"flow_run.state_type IN {tuple(type.value for type in sorted(TERMINAL))}"
@@ -61,7 +63,7 @@ def trim(
     Args:
         db: Where; a Backend.
         before: The limit of their end_time, itself kept.
-        batch: How many flow runs to delete at a time.
+        batch: How many flow runs to delete at a time, at most; fewer if that takes long.
         progress: Called after each batch with the number deleted so far.
         dry_run: Only count them.
     """
@@ -71,12 +73,14 @@ def trim(
     if dry_run:
         return _count(db, before)
     deleted = 0
+    pace = Pace(batch, first=_FIRST)
     for candidates in _candidates(db, before):
         while candidates:
-            with db.unit() as txn:
-                gone, subflows = _delete(txn, candidates[:batch], before)
+            asked = pace.size
+            with pace.timed(), db.unit() as txn:
+                gone, subflows = _delete(txn, candidates[:asked], before)
             _delete_logs(db, gone)
-            candidates = candidates[batch:] + subflows
+            candidates = candidates[asked:] + subflows
             deleted += len(gone)
             if progress is not None:
                 progress(deleted)
@@ -144,15 +148,17 @@ def _delete(txn: Queryable, ids: list[UUID], before: datetime) -> tuple[list[UUI
 def _delete_logs(db: Queryable, flow_run_ids: list[UUID]) -> None:
     """After the runs, as in Prefect: a run that changed meanwhile keeps its logs."""
     listed = _listed(db.dialect)
+    pace = Pace(_PAGE)
     while flow_run_ids:
-        with db.unit() as txn:
+        asked = pace.size
+        with pace.timed(), db.unit() as txn:
             lines = txn.rows(
                 f"SELECT id FROM log WHERE flow_run_id {listed} LIMIT ?",
-                (Array(flow_run_ids), _PAGE),
+                (Array(flow_run_ids), asked),
                 into=_Id,
             )
             txn.execute(f"DELETE FROM log WHERE id {listed}", (Array([line.id for line in lines]),))
-        if len(lines) < _PAGE:
+        if len(lines) < asked:
             return
 
 

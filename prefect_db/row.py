@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any, ClassVar, TypeVar, overload
 from uuid import UUID
 
@@ -162,17 +163,27 @@ def column_index(names: tuple[str, ...]) -> dict[str, int]:
     return {name: at for at, name in enumerate(names) if names.count(name) == 1}
 
 
+def _getter(names: tuple[str, ...]) -> Callable[[Any], tuple[Any, ...]]:
+    if len(names) > 1:
+        return attrgetter(*names)
+    # Of one name it gives the value, and no tuple.
+    return lambda record: tuple([getattr(record, name) for name in names])
+
+
 class Record:
     """Base of the records: `@dataclass(slots=True)` classes whose fields are columns.
 
     Attributes:
-        columns: The fields' names, in order, as a column list.
+        names: The fields' names, in order.
+        columns: They as a column list.
         marks: A `?` for each of them.
     """
 
     __slots__ = ()
+    names: ClassVar[tuple[str, ...]]
     columns: ClassVar[str]
     marks: ClassVar[str]
+    _values: ClassVar[Callable[[Any], tuple[Any, ...]]]
 
     def __init_subclass__(cls) -> None:
         bases = [base for base in reversed(cls.__mro__) if base not in (Record, object)]
@@ -182,12 +193,14 @@ class Record:
             for name, annotation in inspect.get_annotations(base).items()
             if "ClassVar" not in str(annotation)
         )
+        cls.names = tuple(names)
         cls.columns = ", ".join(names)
+        cls._values = _getter(cls.names)
         cls.marks = ", ".join("?" * len(names))
 
     def params(self) -> tuple[Any, ...]:
         """The fields' values, in the order of `columns`."""
-        return tuple([getattr(self, name) for name in self.columns.split(", ")])
+        return type(self)._values(self)
 
 
 class Converter:
@@ -265,8 +278,8 @@ _SQLITE_EXPRESSIONS = {
     bytes: "{v}",
     # A number arrives as one: SQLite's JSON columns have numeric affinity.
     Any: (
-        "{{}} if {v} == '{{}}' else [] if {v} == '[]'"
-        " else load_json({v}) if type({v}) is str else {v}"
+        "{{}} if {v} == '{{}}' else [] if {v} == '[]' else decode_json({v})"
+        " if type({v}) is str and len({v}) < SHORT and is_plain_json({v}) else read_json({v})"
     ),
 }
 _POSTGRES_EXPRESSIONS = {
@@ -276,6 +289,8 @@ _POSTGRES_EXPRESSIONS = {
     timedelta: "{v}",
     bool: "{v}",
 }
+# Of these kinds the expression takes None for a value; the others raise.
+_PASS_NONE = (bool, Any)
 _PLAIN = (str, int, float)
 # A sum, say, is a numeric of PostgreSQL; and SQLite's columns take any kind of number.
 _NUMBERS = {
@@ -301,7 +316,10 @@ def _compile(
         "remembered_uuid": values.remembered_uuid,
         "read_datetime": values.read_datetime,
         "read_timedelta": values.read_timedelta,
-        "load_json": values.load_json,
+        "SHORT": values.SHORT,
+        "is_plain_json": values.is_plain_json,
+        "decode_json": values.decode_json,
+        "read_json": values.read_json,
         "read_int": values.read_int,
         "read_float": values.read_float,
         "missing": _missing,
@@ -320,10 +338,10 @@ def _compile(
             expression = f"enum{at}[{v}]"
         else:
             expression = table[kind].format(v=v)
-        if not optional:
-            expression = f"({expression}) if {v} is not None else missing()"
-        elif expression != v:
+        if optional and expression != v:
             expression = f"None if {v} is None else {expression}"
+        elif not optional and (expression == v or kind in _PASS_NONE):
+            expression = f"({expression}) if {v} is not None else missing()"
         expressions[field.name] = expression
     variables = ", ".join(f"v{at}" for at in range(len(fields)))
     values_ = ", ".join(

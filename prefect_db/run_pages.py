@@ -9,8 +9,9 @@ tags is tested on the runs that have them.
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any, Final, TypeVar
+from dataclasses import fields, replace
+from operator import attrgetter
+from typing import Any, Final, NamedTuple, TypeVar
 
 from prefect_db.dialect import Dialect
 from prefect_db.filters import Among, Tags, Where, types_of
@@ -31,6 +32,19 @@ _BY_ID: Final = "id DESC"
 _INDEXED: Final = (_BY_ID, STARTED, "expected_start_time")
 
 
+class Page(NamedTuple):
+    """A page of runs.
+
+    Attributes:
+        sql, params: The statement.
+        prepare: All parameters have the same best plan: along an index for the type of state.
+    """
+
+    sql: str
+    params: list[Any]
+    prepare: bool
+
+
 def flow_run_page(
     db: Queryable,
     columns: str,
@@ -39,8 +53,8 @@ def flow_run_page(
     filter: FlowRunFilter | None,
     flows: FlowFilter | None,
     task_runs: TaskRunFilter | None,
-) -> tuple[str, list[Any]]:
-    """The statement for a page of flow runs of these bounds, limit and offset; its parameters."""
+) -> Page:
+    """A page of flow runs of these bounds, limit and offset."""
     source, union, parts = "flow_run", "UNION ALL", [filter]
     tagged = _by_tag(filter) if order == _BY_ID and db.dialect.name == "sqlite" else []
     if filter is not None and tagged and _has_tag_table(db):
@@ -61,7 +75,9 @@ def flow_run_page(
         # full soon. Not knowing how short it is, it uses the index for a tag that is rare.
         limit = db.dialect.pick(sqlite="?", postgres="(SELECT CAST(? AS bigint))")
     selected = [(source, where) for where in wheres]
-    return _merged(db.dialect, columns, order, f" {union} ", selected, bounds, limit)
+    sql, params = _merged(db.dialect, columns, order, f" {union} ", selected, bounds, limit)
+    others = flows is not None or task_runs is not None
+    return Page(sql, params, not others and order.startswith(_INDEXED) and _asks_types(filter))
 
 
 def task_run_page(
@@ -72,12 +88,14 @@ def task_run_page(
     filter: TaskRunFilter | None,
     flows: FlowFilter | None,
     flow_runs: FlowRunFilter | None,
-) -> tuple[str, list[Any]]:
-    """The statement for a page of task runs of these bounds, limit and offset; its parameters."""
+) -> Page:
+    """A page of task runs of these bounds, limit and offset."""
     parts = _by_state(filter) if filter is not None and order == _BY_ID else [filter]
     wheres = [of_task_runs(db.dialect, part, flows, flow_runs) for part in parts]
     selected = [("task_run", where) for where in wheres]
-    return _merged(db.dialect, columns, order, " UNION ALL ", selected, bounds)
+    sql, params = _merged(db.dialect, columns, order, " UNION ALL ", selected, bounds)
+    others = flows is not None or flow_runs is not None
+    return Page(sql, params, not others and order == _BY_ID and _asks_types(filter))
 
 
 def _merged(
@@ -113,13 +131,29 @@ def _merged(
     return page, [*params, *bounds]
 
 
+# All that a filter asks for but the state.
+_REST: Final[dict[type[Any], attrgetter[Any]]] = {
+    kind: attrgetter(*[field.name for field in fields(kind) if field.name != "state"])
+    for kind in (FlowRunFilter, TaskRunFilter)
+}
+
+
+def _asks_types(filter: FlowRunFilter | TaskRunFilter | None) -> bool:
+    """True if a filter asks for types of states, or nothing."""
+    if filter is None:
+        return True
+    named = filter.state is not None and filter.state.name is not None
+    rest = _REST[type(filter)]
+    return not named and rest(filter) == rest(type(filter)())
+
+
 def _by_state(filter: F) -> list[F]:
     """Filters that together let through what this one does, each in one type of state."""
     state = filter.state
     if state is None or filter.operator == "or_" or (state.operator == "or_" and state.name):
         return [filter]
     types = types_of(state)
-    if not types:
+    if not types or len(types) == 1:
         return [filter]
     return [replace(filter, state=replace(state, type=Among(any_=[type]))) for type in types]
 

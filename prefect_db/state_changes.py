@@ -12,7 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from operator import attrgetter
+from itertools import compress
+from operator import attrgetter, is_not
 from typing import Any, Final, Literal
 from uuid import UUID
 
@@ -20,8 +21,16 @@ from prefect_db.dialect import SQLITE, Dialect
 from prefect_db.errors import NotFound
 from prefect_db.ids import uuid7
 from prefect_db.queryable import Queryable
-from prefect_db.states import TERMINAL, State, StateColumns, StateType, complete_details, make
-from prefect_db.values import Json, to_datetime
+from prefect_db.states import (
+    TERMINAL,
+    State,
+    StateColumns,
+    StateType,
+    complete_details,
+    make,
+    to_type,
+)
+from prefect_db.values import Json, to_datetime, uuid_text
 
 Table = Literal["flow_run", "task_run"]
 
@@ -131,7 +140,7 @@ def entry(table: Table, run_id: UUID, outer_id: UUID | None, state: State) -> En
         state: The state that is proposed.
 
     Raises:
-        BadValue: See `complete_details`.
+        BadValue: See `complete_details`; or there is no such type, or its time has no zone.
     """
     details = {**state.state_details, f"{table}_id": run_id}
     if outer_id is not None or table == "task_run":
@@ -139,9 +148,9 @@ def entry(table: Table, run_id: UUID, outer_id: UUID | None, state: State) -> En
     data, artifact = _split(state.data)
     stored = State(
         id=state.id,
-        type=state.type,
+        type=to_type(state.type),
         name=state.name,
-        timestamp=state.timestamp,
+        timestamp=to_datetime(state.timestamp),
         message=state.message,
         state_details=complete_details(details),
         data=data,
@@ -172,9 +181,10 @@ def insert(
     now: datetime,
 ) -> None:
     """Insert a state, the row that `bind` gave moved to a time that is free, and its artifact."""
+    at = txn.dialect.bind_one(now)
     if new.artifact:
-        txn.execute(_INSERT_ARTIFACT, (now, now, *owners(table, run_id, outer_id), *new.artifact))
-    while not txn.execute(_INSERT_STATE[table], (now, now, run_id, *row)):
+        txn.execute(_INSERT_ARTIFACT, (at, at, *owners(table, run_id, outer_id), *new.artifact))
+    while not txn.execute(_INSERT_STATE[table], (at, at, run_id, *row)):
         new.state.timestamp += _MICROSECOND
         row[_TIMESTAMP] = new.state.timestamp
 
@@ -288,7 +298,7 @@ def _enter_by_sql(
             raise _missing(table, run_id)
         outer_id, entered = row
         if outer_id is not None:
-            stored.state_details[_OUTER_DETAIL[table]] = str(outer_id)
+            stored.state_details[_OUTER_DETAIL[table]] = uuid_text(outer_id)
         if entered:
             return stored, outer_id
         if table == "flow_run" and outer_id is not None and not copied:
@@ -325,16 +335,14 @@ def _enter_by_python(
         raise _missing(table, run_id)
     new = entry(table, run_id, run.outer_id, state)
     _due(new.state)
-    insert(txn, table, run_id, run.outer_id, new, new.bind(txn.dialect), datetime.now(UTC))
+    row = new.bind(txn.dialect) if new.artifact else [*new.params()]
+    insert(txn, table, run_id, run.outer_id, new, row, datetime.now(UTC))
     before = _values(run)
     run.enter(new.state)
-    changed = [
-        (name, value)
-        for name, old, value in zip(_FOLLOWING, before, _values(run), strict=True)
-        if value is not old
-    ]
-    names, values = zip(*changed, strict=True)
-    txn.execute(_update_sql(table, names), (*values, run_id))
+    after = _values(run)
+    changed = [*map(is_not, before, after)]
+    sql = _update_sql(table, tuple(compress(_FOLLOWING, changed)))
+    txn.execute(sql, (*compress(after, changed), run_id))
     return new.state, run.outer_id
 
 

@@ -15,7 +15,7 @@ from uuid import UUID
 from prefect_db.errors import BadValue
 from prefect_db.ids import uuid7
 from prefect_db.row import Record
-from prefect_db.values import to_datetime, to_uuid
+from prefect_db.values import to_datetime, to_uuid, uuid_text
 
 
 class StateType(StrEnum):
@@ -30,6 +30,18 @@ class StateType(StrEnum):
     CRASHED = "CRASHED"
     PAUSED = "PAUSED"
     CANCELLING = "CANCELLING"
+
+
+def to_type(value: Any) -> StateType:
+    """The state type of a client's: one itself, or its text.
+
+    Raises:
+        BadValue: There is no such type.
+    """
+    try:
+        return value if type(value) is StateType else StateType(value)
+    except ValueError as error:
+        raise BadValue(f"{value!r} is no state type; there are {', '.join(StateType)}") from error
 
 
 TERMINAL: Final = frozenset(
@@ -76,10 +88,7 @@ def make(
     Raises:
         BadValue: See `complete_details`.
     """
-    try:
-        type = StateType(type)
-    except ValueError as error:
-        raise BadValue(f"{type!r} is no state type; there are {', '.join(StateType)}") from error
+    type = to_type(type)
     now = datetime.now(UTC)
     complete = complete_details(details or {}, now if type is StateType.SCHEDULED else None)
     return State(
@@ -142,8 +151,8 @@ def _iso(value: Any) -> str:
     )
 
 
-def _uuid_text(value: Any) -> str:
-    return str(to_uuid(value))
+def _id_text(value: Any) -> str:
+    return uuid_text(to_uuid(value))
 
 
 def _itself(value: Any) -> Any:
@@ -152,9 +161,9 @@ def _itself(value: Any) -> Any:
 
 # Name, default and stored form of each key, in the order in which Prefect stores them.
 _DETAILS: Final[dict[str, tuple[Any, Callable[[Any], Any]]]] = {
-    "flow_run_id": (None, _uuid_text),
-    "task_run_id": (None, _uuid_text),
-    "child_flow_run_id": (None, _uuid_text),
+    "flow_run_id": (None, _id_text),
+    "task_run_id": (None, _id_text),
+    "child_flow_run_id": (None, _id_text),
     "scheduled_time": (None, _iso),
     "cache_key": (None, _itself),
     "cache_expiration": (None, _iso),
@@ -166,10 +175,10 @@ _DETAILS: Final[dict[str, tuple[Any, Callable[[Any], Any]]]] = {
     "run_input_keyset": (None, _itself),
     "refresh_cache": (None, _itself),
     "retriable": (None, _itself),
-    "transition_id": (None, _uuid_text),
-    "task_parameters_id": (None, _uuid_text),
+    "transition_id": (None, _id_text),
+    "task_parameters_id": (None, _id_text),
     "traceparent": (None, _itself),
-    "deployment_concurrency_lease_id": (None, _uuid_text),
+    "deployment_concurrency_lease_id": (None, _id_text),
 }
 
 

@@ -32,7 +32,15 @@ from prefect_db.states import (
     complete_policy,
 )
 from prefect_db.task_run_events import record as record
-from prefect_db.values import check_text, to_datetime, to_list, to_object, to_uuid
+from prefect_db.values import (
+    check_text,
+    to_datetime,
+    to_list,
+    to_object,
+    to_text,
+    to_uuid,
+    uuid_text,
+)
 
 
 @dataclass(slots=True)
@@ -108,7 +116,7 @@ def create(
     labels = dict(labels or {})
     if flow_run_id is not None:
         flow_run_id = to_uuid(flow_run_id)
-        labels = {"prefect.flow-run.id": str(flow_run_id), **labels}
+        labels = {"prefect.flow-run.id": uuid_text(flow_run_id), **labels}
     columns = StateColumns(empirical_policy=complete_policy(empirical_policy, TASK_RUN_POLICY))
     first = None
     if state is not None:
@@ -132,9 +140,9 @@ def create(
         flow_run_id=flow_run_id,
         task_key=check_text(task_key),
         dynamic_key=check_text(dynamic_key),
-        cache_key=cache_key,
+        cache_key=to_text(cache_key),
         cache_expiration=None if cache_expiration is None else to_datetime(cache_expiration),
-        task_version=task_version,
+        task_version=to_text(task_version),
         flow_run_run_count=0,
         empirical_policy=columns.empirical_policy,
         task_inputs=to_object(task_inputs or {}),
@@ -142,7 +150,7 @@ def create(
         labels=labels,
     )
     created = new_runs.create(db, "task_run", run, first)
-    return created or _by_natural_key(db, flow_run_id, task_key, dynamic_key)
+    return run if created else _by_natural_key(db, flow_run_id, task_key, dynamic_key)
 
 
 def get(db: Queryable, task_run_id: UUID, *, for_update: bool = False) -> TaskRun | None:
@@ -176,8 +184,8 @@ def find(
     """
     bounds = page(limit, offset)
     order = order_of(sort, TaskRunSort)
-    sql, params = task_run_page(db, TaskRun.columns, order, bounds, filter, flows, flow_runs)
-    return db.rows(sql, params, into=TaskRun, prepare=False)
+    statement = task_run_page(db, TaskRun.columns, order, bounds, filter, flows, flow_runs)
+    return db.rows(statement.sql, statement.params, into=TaskRun, prepare=statement.prepare)
 
 
 def count(
@@ -190,7 +198,7 @@ def count(
     """How many task runs the filters let through; see `find`."""
     where = of_task_runs(db.dialect, filter, flows, flow_runs)
     sql = f"SELECT count(*) FROM task_run{where.sql}"
-    return int(db.value(sql, where.params, prepare=False))
+    return int(db.value(sql, where.params, prepare=not where.params))
 
 
 def count_by_state(

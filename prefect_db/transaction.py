@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import enum
 import logging
-import threading
 import time
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from threading import get_ident
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 from weakref import WeakSet
@@ -55,11 +55,23 @@ class _Scope(Queryable):
     """What a transaction and a savepoint have in common: the verbs on one connection, used by
     one thread, innermost scope first."""
 
-    _depth = 0
-    _written = False
+    __slots__ = (
+        "_connection",
+        "_deadline",
+        "_depth",
+        "_dialect",
+        "_inner",
+        "_process",
+        "_streams",
+        "_thread",
+        "_written",
+        "status",
+    )
 
-    def __init__(self, dialect: Dialect) -> None:
+    def __init__(self, dialect: Dialect, depth: int = 0) -> None:
         self.status = Status.NEW
+        self._depth = depth
+        self._written = False
         self._dialect = dialect
         self._connection: Connection | None = None
         self._deadline: float | None = None
@@ -80,7 +92,12 @@ class _Scope(Queryable):
             if self.status is Status.NEW:
                 raise UsageError("not begun; write `with db.transaction() as txn:`", sql=sql)
             raise TransactionClosed(f"the transaction is {self.status.value}", sql=sql)
-        self._check_order(sql)
+        if (
+            self._inner is not None
+            or self._thread != get_ident()
+            or self._process is not process.current
+        ):
+            self._check_order(sql)
         if self._deadline is not None and time.monotonic() > self._deadline:
             self.status = Status.FAILED
             raise QueryTimeout("the transaction's time is over", sql=sql)
@@ -89,7 +106,7 @@ class _Scope(Queryable):
     def _check_order(self, sql: str | None) -> None:
         if self._process is not process.current:
             raise self._forked("used")
-        if self._thread != threading.get_ident():
+        if self._thread != get_ident():
             raise OutOfOrder("used from another thread than the one that began it", sql=sql)
         if self._inner is not None:
             raise OutOfOrder("used while a transaction inside it is open", sql=sql)
@@ -176,8 +193,9 @@ class _Scope(Queryable):
         return _Unit(self)
 
     def _end_streams(self) -> None:
-        for stream in list(self._streams or ()):
-            stream.close()
+        if self._streams is not None:
+            for stream in list(self._streams):
+                stream.close()
 
     def _forget(self) -> None:
         if self._inner is not None:
@@ -188,6 +206,8 @@ class _Scope(Queryable):
 
 class _Unit(AbstractContextManager[Queryable]):
     """What `unit` gives in a transaction."""
+
+    __slots__ = ("_scope", "_written_before")
 
     def __init__(self, scope: _Scope) -> None:
         self._scope = scope
@@ -261,6 +281,8 @@ class _Stream(Iterator[Any]):
 class _Block(_Scope):
     """A scope that is a context manager and ends with its block."""
 
+    __slots__ = ()
+
     def rollback(self) -> None:
         """Undo and leave, on purpose: what is used of it afterwards raises TransactionClosed."""
         if self.status not in (Status.ACTIVE, Status.FAILED):
@@ -323,6 +345,8 @@ class Transaction(_Block):
         status: A `Status`.
     """
 
+    __slots__ = ("_acquire", "_isolation", "_pool", "_read_only", "_timeout")
+
     def __init__(
         self,
         dialect: Dialect,
@@ -351,7 +375,7 @@ class Transaction(_Block):
             connection.begin(
                 read_only=self._read_only, isolation=self._isolation, timeout=self._timeout
             )
-            self._thread = threading.get_ident()
+            self._thread = get_ident()
             self.status = Status.ACTIVE
         except BaseException:
             self._close(Status.ROLLED_BACK)
@@ -402,10 +426,11 @@ class Transaction(_Block):
 class Savepoint(_Block):
     """A transaction inside a transaction."""
 
+    __slots__ = ("_name", "_outer")
+
     def __init__(self, outer: _Scope) -> None:
-        super().__init__(outer.dialect)
+        super().__init__(outer.dialect, outer._depth + 1)
         self._outer = outer
-        self._depth = outer._depth + 1
         self._name = f"s{self._depth}"
 
     def __enter__(self) -> Self:
@@ -464,10 +489,12 @@ class HostTransaction(_Scope):
     Nothing here commits, rolls back or closes them. After an error the host decides.
     """
 
+    __slots__ = ()
+
     def __init__(self, dialect: Dialect, connection: Connection) -> None:
         super().__init__(dialect)
         self._connection = connection
-        self._thread = threading.get_ident()
+        self._thread = get_ident()
         self.status = Status.ACTIVE
 
     def _ready(self, sql: str | None = None) -> Connection:

@@ -69,6 +69,7 @@ def _json_encoder() -> Callable[[Any], str]:
     return lambda value: "".join(pieces(value, 0))
 
 
+_orjson = orjson.dumps
 _encode_json = _json_encoder()
 _decode_json = json.JSONDecoder(parse_constant=_refuse_constant).decode
 # Digits of an integer that may have more than 64 bits.
@@ -84,8 +85,12 @@ def dump_json(value: Any) -> str:
         BadValue: The value is no JSON (NaN, a set, a cycle), or a text in it has a NUL or a lone
             surrogate, which PostgreSQL's jsonb cannot hold.
     """
-    if type(value) is dict and not value:
-        return "{}"
+    if not value:
+        kind = type(value)
+        if kind is dict:
+            return "{}"
+        if kind is list:
+            return "[]"
     try:
         text = _encode_json(value)
     except (TypeError, ValueError, RecursionError) as error:
@@ -107,13 +112,15 @@ def _check_texts(value: Any) -> None:
             _check_texts(item)
 
 
-def _has_long_number(text: str) -> bool:
-    return _LONG_NUMBER in text.encode().translate(_DIGITS_AS_ZERO)
+def _has_no_long_number(text: str) -> bool:
+    return _LONG_NUMBER not in text.encode().translate(_DIGITS_AS_ZERO)
 
 
+# That a text of less than SHORT characters may be decoded by `decode_json`, which is orjson's.
 # Policies, labels and tags come again and again, and to look takes as long as to decode them.
-_short_has_long_number: Final = lru_cache(maxsize=1024)(_has_long_number)
-_SHORT: Final = 1024
+is_plain_json: Final = lru_cache(maxsize=1024)(_has_no_long_number)
+decode_json: Final = orjson.loads
+SHORT: Final = 1024
 
 
 def load_json(text: str) -> Any:
@@ -125,10 +132,8 @@ def load_json(text: str) -> Any:
         BadValue: The text is no JSON.
     """
     try:
-        if len(text) < _LONG or not (
-            _short_has_long_number(text) if len(text) < _SHORT else _has_long_number(text)
-        ):
-            return orjson.loads(text)
+        if len(text) < _LONG or (is_plain_json if len(text) < SHORT else _has_no_long_number)(text):
+            return decode_json(text)
     except ValueError:
         pass
     try:
@@ -156,6 +161,26 @@ def check_text(value: str) -> str:
             value.encode()
         except UnicodeEncodeError as error:
             raise BadValue("a text with a lone surrogate") from error
+    return value
+
+
+def to_text(value: Any) -> str | None:
+    """The text, or None.
+
+    Raises:
+        BadValue: See `check_text`.
+    """
+    return None if value is None else check_text(value)
+
+
+def to_bool(value: Any) -> bool:
+    """The truth value itself.
+
+    Raises:
+        BadValue: It is none.
+    """
+    if not isinstance(value, bool):
+        raise BadValue(f"a {type(value).__name__} where True or False belongs")
     return value
 
 
@@ -250,7 +275,18 @@ def to_uuid(value: Any) -> UUID:
 
 def datetime_text(value: datetime) -> str:
     """As SQLite stores it: `2026-01-01 00:00:00.000000`, in UTC."""
-    return as_utc(value).isoformat(" ", "microseconds")[:-6]
+    if value.tzinfo is not UTC:
+        value = as_utc(value)
+    if value.microsecond and type(value) is datetime:
+        # Three times as fast; it leaves out microseconds that are zero.
+        return _orjson(value)[1:27].decode().replace("T", " ")
+    return value.isoformat(" ", "microseconds")[:-6]
+
+
+def uuid_text(value: UUID) -> str:
+    """As SQLite stores it: in lower case, with hyphens."""
+    # Three times as fast as str(), which is Python.
+    return _orjson(value)[1:-1].decode() if type(value) is UUID else str(value)
 
 
 def timedelta_text(value: timedelta) -> str:
@@ -296,7 +332,7 @@ _COMMON: Final[dict[type, Codec]] = {
 }
 SQLITE_CODECS: Final[dict[type, Codec]] = {
     **_COMMON,
-    UUID: str,
+    UUID: uuid_text,
     datetime: datetime_text,
     timedelta: timedelta_text,
     Decimal: _decimal_text,

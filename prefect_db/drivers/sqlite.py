@@ -129,11 +129,11 @@ class SQLiteConnection:
             before = 0 if reads else native.total_changes
             cursor = self._execute(statement.text, values)
             rows = cursor.fetchall()
-            if reads or native.total_changes == before:
-                count = 0
-            elif (count := cursor.rowcount) < 0:
+            count = 0 if reads else cursor.rowcount
+            if count < 0:
                 # sqlite3 counts only for statements that begin with INSERT, UPDATE or DELETE.
-                count = native.execute("SELECT changes()").fetchone()[0]
+                changed = native.total_changes != before
+                count = native.execute("SELECT changes()").fetchone()[0] if changed else 0
         except (sqlite3.Error, OverflowError, UnicodeError) as error:
             if self._may_wait(error) and not native.in_transaction:
                 return self._patiently(lambda: self.execute(statement, values))
@@ -435,13 +435,15 @@ class SQLitePool:
     def acquire(self, purpose: Purpose) -> Connection:
         if purpose == "snapshot" and not self._memory:
             return self._acquire_snapshot()
-        self._check_open()
+        if self._closed:
+            self._check_open()
         if time.monotonic() > self._look_at:
             self._look_at_file()
         lending = self._readers if purpose == "read" else self._writers
         connection = lending.acquire(self._timeout) or self._none_free()
         try:
-            self._check_open()
+            if self._closed:
+                self._check_open()
             return self._reopened(connection, lending) if connection.closed else connection
         except BaseException:
             self.release(connection, again=True)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any, Final
 from uuid import UUID
 
@@ -98,7 +99,8 @@ class TestAll:
         fill(db, flow_id, name, 5)
         told: list[int] = []
         assert TRIMS[name](db, at(100), batch=2, progress=told.append) == 5
-        assert told == [2, 4, 5]
+        assert {after - before for before, after in pairwise([0, *told])} <= {1, 2}
+        assert told[-1] == 5
 
     def test_what_progress_raises_ends_it_after_a_whole_batch(
         self, db: Backend, flow_id: UUID, name: str

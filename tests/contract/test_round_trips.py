@@ -74,7 +74,7 @@ def observed(url: str, counter: observe.Counter) -> Iterator[Backend]:
             lambda db: flow_runs.set_state(db, SUBFLOW, states.running()),
             id="a subflow's, and the copy",
         ),
-        pytest.param(2, 1, lambda db: flow_runs.create(db, FLOW), id="new flow run"),
+        pytest.param(4, 1, lambda db: flow_runs.create(db, FLOW), id="new flow run"),
         pytest.param(
             6,
             1,
