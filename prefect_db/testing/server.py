@@ -258,7 +258,10 @@ def create_database(server_url: str, template: str | None = None) -> Iterator[st
 def _end_sessions(connection: psycopg.Connection[Any], database: str) -> None:
     """DROP DATABASE ends them, too, but looks only every tenth of a second whether they are gone:
     those that a PgBouncer keeps would make each test wait for that."""
-    there = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s"
+    there = (
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE datname = %s AND backend_type = 'client backend'"
+    )
     for _ in range(_LOOKS):
         if not connection.execute(there, (database,)).fetchall():
             return
