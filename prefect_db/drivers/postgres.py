@@ -106,6 +106,9 @@ _PGBOUNCER_REFUSAL: Final = "unsupported startup parameter"
 # the servers' sessions.
 _MISPLACED: Final = ("26000", "42P05")
 
+# What psycopg raises; the last where it reads a duration in a style that it does not know.
+_FOREIGN: Final = (psycopg.Error, UnicodeError, NotImplementedError)
+
 _cursor_names = itertools.count(1)
 
 
@@ -130,7 +133,7 @@ class PostgresConnection:
             # Not `description`: it makes an object for each column.
             has_rows = statement.reads or cursor.rownumber is not None
             rows = cursor.fetchall() if has_rows else []
-        except (psycopg.Error, UnicodeError) as error:
+        except _FOREIGN as error:
             translated = self._error(error, statement.sql)
             if translated.message == CHANGED_RESULT and not self.in_transaction:
                 self._run("DEALLOCATE ALL")
@@ -147,9 +150,9 @@ class PostgresConnection:
         handled = sys.exception()
         try:
             cursor.executemany(cast(Any, statement.text), rows)
-        except (psycopg.Error, UnicodeError) as error:
+        except _FOREIGN as error:
             first = _first(error, handled)
-            if not isinstance(first, (psycopg.Error, UnicodeError)):
+            if not isinstance(first, _FOREIGN):
                 raise first from None
             raise self._error(first, statement.sql) from first
         return max(cursor.rowcount, 0)
@@ -166,7 +169,7 @@ class PostgresConnection:
             finally:
                 # After an error this sends nothing: the cursor is gone with the transaction.
                 cursor.close()
-        except (psycopg.Error, UnicodeError) as error:
+        except _FOREIGN as error:
             raise self._error(error, statement.sql) from error
 
     def begin(self, *, read_only: bool, isolation: Isolation | None, timeout: float | None) -> None:
@@ -227,6 +230,8 @@ class PostgresConnection:
         return cursor.statusmessage
 
     def _error(self, error: Exception, sql: str) -> Error:
+        if isinstance(error, NotImplementedError):
+            return UsageError(f"{error}; SET IntervalStyle TO 'postgres' on it", sql=sql)
         if not isinstance(error, psycopg.Error):
             return BadValue("a text that is no valid Unicode", sql=sql)
         message = (error.diag.message_primary or str(error)).strip()

@@ -7,6 +7,7 @@ import gc
 import sqlite3
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -315,3 +316,14 @@ def _in_transaction(host: Any) -> bool:
         return host.in_transaction
     status: TransactionStatus = host.info.transaction_status
     return status is not TransactionStatus.IDLE
+
+
+@pytest.mark.only("postgres", "SQLite stores durations as text")
+@pytest.mark.direct("it is about a session's own setting")
+def test_durations_in_a_style_of_the_hosts_are_told(host: Any) -> None:
+    host.execute("SET IntervalStyle TO 'iso_8601'")
+    with pytest.raises(UsageError, match="SET IntervalStyle TO 'postgres'"):
+        wrap(host).value("SELECT interval '1 day'")
+    host.rollback()
+    host.execute("SET IntervalStyle TO 'postgres'")
+    assert wrap(host).value("SELECT interval '1 day'") == timedelta(1)
