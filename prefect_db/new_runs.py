@@ -43,7 +43,6 @@ def create(db: Queryable, table: Table, run: Record, first: Entry | None) -> boo
         return _create_by_one_statement(db, table, run, first)
     new: Any = run
     with db.unit() as txn:
-        state = None if first is None else first.bind(txn.dialect)
         parent_id = getattr(new, _PARENT[table][1])
         if parent_id is not None:
             new.labels = {**_labels(txn, table, parent_id), **new.labels}
@@ -60,8 +59,8 @@ def create(db: Queryable, table: Table, run: Record, first: Entry | None) -> boo
         sql = _insert_run(table, names, txn.dialect, parent_id is None, first is not None)
         if not txn.execute(sql, values):
             return False
-        if first is not None and state is not None:
-            insert(txn, table, new.id, getattr(new, OUTER[table]), first, state, new.created)
+        if first is not None:
+            insert(txn, table, new.id, getattr(new, OUTER[table]), first, new.created)
             if table == "flow_run":
                 txn.execute("UPDATE flow_run SET state_id = ? WHERE id = ?", (state_id, new.id))
                 new.state_id = state_id

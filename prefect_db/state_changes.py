@@ -17,7 +17,7 @@ from operator import attrgetter, is_not
 from typing import Any, Final, Literal
 from uuid import UUID
 
-from prefect_db.dialect import SQLITE, Dialect
+from prefect_db.dialect import SQLITE
 from prefect_db.errors import NotFound
 from prefect_db.ids import uuid7
 from prefect_db.queryable import Queryable
@@ -30,7 +30,7 @@ from prefect_db.states import (
     make,
     to_type,
 )
-from prefect_db.values import Json, to_datetime, uuid_text
+from prefect_db.values import check_text, dump_json, to_datetime, to_uuid, uuid_text
 
 Table = Literal["flow_run", "task_run"]
 
@@ -38,7 +38,6 @@ Table = Literal["flow_run", "task_run"]
 OUTER: Final[dict[Table, str]] = {"flow_run": "parent_task_run_id", "task_run": "flow_run_id"}
 _OUTER_DETAIL: Final[dict[Table, str]] = {"flow_run": "task_run_id", "task_run": "flow_run_id"}
 _MICROSECOND: Final = timedelta(microseconds=1)
-_TIMESTAMP: Final = 2  # its place in what `Entry.params` gives
 
 # Column lists: first what the caller or the server knows, then what an `Entry` gives.
 STATE: Final[dict[Table, str]] = {
@@ -101,20 +100,13 @@ class Entry:
 
     Attributes:
         state: With all of its details, and its data without what describes the artifact.
+        details: These as JSON.
         artifact: The artifact, from its `id` on; empty if there is no data to keep.
     """
 
     state: State
+    details: str
     artifact: tuple[Any, ...]
-
-    def bind(self, dialect: Dialect) -> list[Any]:
-        """The state's row, from its `id` on, as the engine takes it; and so the artifact.
-
-        So a value that cannot be stored is refused before anything is written.
-        """
-        bind = dialect.bind_one
-        self.artifact = tuple(map(bind, self.artifact))
-        return [*map(bind, self.params())]
 
     def params(self) -> tuple[Any, ...]:
         """The state's row, from its `id` on."""
@@ -126,12 +118,13 @@ class Entry:
             state.name,
             state.message,
             self.artifact[0] if self.artifact else None,
-            state.state_details,
+            self.details,
         )
 
 
 def entry(table: Table, run_id: UUID, outer_id: UUID | None, state: State) -> Entry:
-    """The state as it is to be stored for a run.
+    """The state as it is to be stored for a run. What cannot be, is refused here: before anything
+    is written.
 
     Args:
         table: The run's table.
@@ -140,22 +133,27 @@ def entry(table: Table, run_id: UUID, outer_id: UUID | None, state: State) -> En
         state: The state that is proposed.
 
     Raises:
-        BadValue: See `complete_details`; or there is no such type, or its time has no zone.
+        BadValue: See `complete_details`; or there is no such type, its time has no zone, its id is
+            none, or a text or its data cannot be stored.
     """
     details = {**state.state_details, f"{table}_id": run_id}
     if outer_id is not None or table == "task_run":
         details[_OUTER_DETAIL[table]] = outer_id
     data, artifact = _split(state.data)
     stored = State(
-        id=state.id,
+        id=to_uuid(state.id),
         type=to_type(state.type),
-        name=state.name,
+        name=check_text(state.name),
         timestamp=to_datetime(state.timestamp),
-        message=state.message,
+        message=_text(state.message),
         state_details=complete_details(details),
         data=data,
     )
-    return Entry(stored, artifact)
+    return Entry(stored, dump_json(stored.state_details), artifact)
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else check_text(value)
 
 
 def _split(data: Any) -> tuple[Any, tuple[Any, ...]]:
@@ -166,27 +164,21 @@ def _split(data: Any) -> tuple[Any, tuple[Any, ...]]:
     if isinstance(data, dict):
         data = dict(data)
         labels = [
-            data.pop(f"artifact_{name}", None) or None for name in ("key", "type", "description")
+            _text(data.pop(f"artifact_{name}", None) or None)
+            for name in ("key", "type", "description")
         ]
-    return data, (uuid7(), *labels, Json(data), Json(None))
+    return data, (uuid7(), *labels, dump_json(data), "null")
 
 
 def insert(
-    txn: Queryable,
-    table: Table,
-    run_id: UUID,
-    outer_id: UUID | None,
-    new: Entry,
-    row: list[Any],
-    now: datetime,
+    txn: Queryable, table: Table, run_id: UUID, outer_id: UUID | None, new: Entry, now: datetime
 ) -> None:
-    """Insert a state, the row that `bind` gave moved to a time that is free, and its artifact."""
+    """Insert a state, moved to a time that is free, and its artifact."""
     at = txn.dialect.bind_one(now)
     if new.artifact:
         txn.execute(_INSERT_ARTIFACT, (at, at, *owners(table, run_id, outer_id), *new.artifact))
-    while not txn.execute(_INSERT_STATE[table], (at, at, run_id, *row)):
+    while not txn.execute(_INSERT_STATE[table], (at, at, run_id, *new.params())):
         new.state.timestamp += _MICROSECOND
-        row[_TIMESTAMP] = new.state.timestamp
 
 
 def owners(table: Table, run_id: UUID, outer_id: UUID | None) -> tuple[UUID | None, UUID | None]:
@@ -334,9 +326,9 @@ def _enter_by_python(
     if run is None:
         raise _missing(table, run_id)
     new = entry(table, run_id, run.outer_id, state)
+    # `enter` would refuse it, too late.
     _due(new.state)
-    row = new.bind(txn.dialect) if new.artifact else [*new.params()]
-    insert(txn, table, run_id, run.outer_id, new, row, datetime.now(UTC))
+    insert(txn, table, run_id, run.outer_id, new, datetime.now(UTC))
     before = _values(run)
     run.enter(new.state)
     after = _values(run)
