@@ -28,6 +28,8 @@ _POLL: Final = 0.02
 # Seconds between two looks whether sessions that were ended are gone; and how many looks.
 _SHORT_POLL: Final = 0.001
 _LOOKS: Final = 100
+# The first version that can be told how to copy a database.
+_STRATEGIES: Final = 150_000
 _LOG_LINES: Final = 30
 _ROOMY: Final = 2 * 2**30
 _IPC_RMID: Final = 0
@@ -246,6 +248,8 @@ def create_database(server_url: str, template: str | None = None) -> Iterator[st
         copied = conninfo_to_dict(template)["dbname"]
         create += SQL(" TEMPLATE {}").format(Identifier(str(copied)))
     with psycopg.connect(server_url, autocommit=True) as connection:
+        if template is not None and _copies_files(connection):
+            create += SQL(" STRATEGY FILE_COPY")
         connection.execute(create)
     try:
         yield _with_database(server_url, name)
@@ -253,6 +257,12 @@ def create_database(server_url: str, template: str | None = None) -> Iterator[st
         with psycopg.connect(server_url, autocommit=True) as connection:
             _end_sessions(connection, name)
             connection.execute(SQL("DROP DATABASE {} WITH (FORCE)").format(Identifier(name)))
+
+
+def _copies_files(connection: psycopg.Connection[Any]) -> bool:
+    """To copy files takes half as long as to log their pages, where nothing waits for a disk."""
+    durable = connection.execute("SHOW fsync").fetchone() != ("off",)
+    return connection.info.server_version >= _STRATEGIES and not durable
 
 
 def _end_sessions(connection: psycopg.Connection[Any], database: str) -> None:
