@@ -406,6 +406,20 @@ def read_json(value: Any) -> Any:
     return load_json(value) if type(value) is str else value
 
 
+def read_json_from(text: str, jsonb: bool) -> Any:
+    """What a JSON text will be read as when it was stored.
+
+    PostgreSQL's jsonb writes out a number, so that a large float comes back as an integer.
+    """
+    if jsonb and "e+" in text:
+        return json.loads(text, parse_float=_read_written_out)
+    return read_json(text)
+
+
+def _read_written_out(digits: str) -> int | float:
+    return int(Decimal(digits)) if "e+" in digits else float(digits)
+
+
 def read_int(value: Any) -> int:
     """The integer of a stored number, or of the text of one."""
     number = int(value)
