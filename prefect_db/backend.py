@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, Final, NoReturn, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, TypeVar
 
 from prefect_db import process
 from prefect_db.drivers.base import (
@@ -22,7 +22,6 @@ from prefect_db.drivers.base import (
     Settings,
     Stats,
 )
-from prefect_db.drivers.observed import ObservedPool
 from prefect_db.errors import (
     BackendClosed,
     Error,
@@ -31,9 +30,11 @@ from prefect_db.errors import (
     Unavailable,
     UsageError,
 )
-from prefect_db.observe import Retry
 from prefect_db.queryable import Queryable
 from prefect_db.transaction import Transaction
+
+if TYPE_CHECKING:
+    from prefect_db.observe import Hooks
 
 T = TypeVar("T")
 
@@ -57,7 +58,7 @@ class Backend(Queryable):
         self._process = process.current
         self._hooks = settings.hooks
         pool = driver.open(settings)
-        self._pool: Pool = ObservedPool(pool, self._hooks) if self._hooks else pool
+        self._pool: Pool = pool if self._hooks is None else _observed(pool, self._hooks)
         self._closed = False
 
     def __repr__(self) -> str:
@@ -152,6 +153,8 @@ class Backend(Queryable):
         if self._hooks is None:
             time.sleep(delay)
         else:
+            from prefect_db.observe import Retry
+
             with self._hooks.around(Retry(self._hooks.database, attempt, delay, failure)):
                 time.sleep(delay)
 
@@ -223,3 +226,9 @@ class Backend(Queryable):
         if self._closed or self._process is not process.current:
             self._check()
         return self._pool.acquire(purpose)
+
+
+def _observed(pool: Pool, hooks: Hooks) -> Pool:
+    from prefect_db.drivers.observed import ObservedPool
+
+    return ObservedPool(pool, hooks)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from prefect_db import config, drivers
 from prefect_db.backend import Backend
@@ -12,8 +12,10 @@ from prefect_db.drivers.base import Driver, Options, Settings
 from prefect_db.drivers.sqlite import SQLiteDriver
 from prefect_db.errors import ConfigurationError, UsageError
 from prefect_db.migrate import migrate as apply_migrations
-from prefect_db.observe import Observer, hooks_of
 from prefect_db.transaction import HostTransaction
+
+if TYPE_CHECKING:
+    from prefect_db.observe import Observer
 
 
 def connect(
@@ -76,7 +78,10 @@ def resolve(
     else:
         settings = config.load(url, options)
         chosen = driver or _driver_of(settings)
-    settings.hooks = hooks_of(observer, settings)
+    if observer is not None:
+        from prefect_db.observe import hooks_of
+
+        settings.hooks = hooks_of(observer, settings)
     return chosen, settings
 
 

@@ -8,7 +8,7 @@ import time
 from typing import Any, Final
 from uuid import UUID
 
-from prefect_db.values import to_uuid
+from prefect_db.values import to_uuid, uuid_of
 
 _VERSION_7: Final = 0x7 << 76
 _VARIANT: Final = 0b10 << 62
@@ -22,7 +22,7 @@ def uuid7() -> UUID:
     milliseconds, nanoseconds = divmod(time.time_ns(), 1_000_000)
     fraction = (nanoseconds << 12) // 1_000_000
     noise = int.from_bytes(os.urandom(8)) >> 2
-    return UUID(int=(milliseconds << 80) | _VERSION_7 | (fraction << 64) | _VARIANT | noise)
+    return uuid_of((milliseconds << 80) | _VERSION_7 | (fraction << 64) | _VARIANT | noise)
 
 
 def given_or_new(id: Any) -> UUID:

@@ -13,7 +13,7 @@ from prefect_db.dialect import Dialect
 from prefect_db.queryable import Queryable
 from prefect_db.row import Record
 from prefect_db.state_changes import ARTIFACT, OUTER, STATE, Entry, Table, insert, owners
-from prefect_db.values import dump_json, read_json
+from prefect_db.values import dump_json, read_json, read_json_from
 
 # Whose labels a run inherits: a table, and the run's column that names the row.
 _PARENT: Final[dict[Table, tuple[str, str]]] = {
@@ -53,7 +53,7 @@ def create(db: Queryable, table: Table, run: Record, first: Entry | None) -> boo
         if table == "flow_run":
             # Not yet: SQLite looks for the state at once.
             new.state_id = None
-        names, values = _columns(run)
+        names, values = _columns(run, db.dialect)
         if parent_id is None:
             values += (new.task_key, new.dynamic_key)
         sql = _insert_run(table, names, txn.dialect, parent_id is None, first is not None)
@@ -69,7 +69,7 @@ def create(db: Queryable, table: Table, run: Record, first: Entry | None) -> boo
 
 def _create_by_one_statement(db: Queryable, table: Table, run: Record, first: Entry | None) -> bool:
     new: Any = run
-    names, values = _columns(run)
+    names, values = _columns(run, db.dialect)
     parent_id = getattr(new, _PARENT[table][1])
     if parent_id is None:
         values += (new.task_key, new.dynamic_key)
@@ -104,11 +104,12 @@ _JSON: Final = (
 )
 
 
-def _columns(run: Record) -> tuple[tuple[str, ...], list[Any]]:
+def _columns(run: Record, dialect: Dialect) -> tuple[tuple[str, ...], list[Any]]:
     """The columns that are not NULL, and their values.
 
     JSON is text; `run` gets what will be read of it: lists for tuples, and nothing of a caller's.
     """
+    jsonb = dialect.name == "postgres"
     given = {
         name: value
         for name, value in zip(run.names, run.params(), strict=True)
@@ -119,7 +120,7 @@ def _columns(run: Record) -> tuple[tuple[str, ...], list[Any]]:
         value = given.get(name)
         if value is not None:
             given[name] = text = dump_json(value)
-            setattr(run, name, read_json(text))
+            setattr(run, name, read_json_from(text, jsonb))
     return tuple(given), list(given.values())
 
 

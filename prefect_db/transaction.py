@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import logging
 import time
 import warnings
 from abc import abstractmethod
@@ -34,8 +33,6 @@ from prefect_db.row import Row, Rows, column_index, converter
 from prefect_db.tokens import Statement
 
 T = TypeVar("T")
-
-logger = logging.getLogger("prefect_db")
 
 
 class Status(enum.Enum):
@@ -324,7 +321,10 @@ class _Block(_Scope):
             # The work was told to stop: a savepoint need not be undone, as all of it will be.
             pass
         except Error as error:
-            logger.warning("rollback failed: %s", error)
+            # Not at the top: it is slow to import, and this is rare.
+            import logging
+
+            logging.getLogger("prefect_db").warning("rollback failed: %s", error)
 
     @abstractmethod
     def _undo(self) -> None:

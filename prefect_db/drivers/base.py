@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypedDict
 
 from prefect_db.dialect import Dialect
 from prefect_db.errors import Error
-from prefect_db.observe import Hooks
 from prefect_db.tokens import Statement
+
+if TYPE_CHECKING:
+    # A tenth of the time that it takes to import the library; few observe.
+    from prefect_db.observe import Hooks
 
 Isolation = Literal["read committed", "repeatable read", "serializable"]
 

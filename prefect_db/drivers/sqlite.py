@@ -274,7 +274,7 @@ class SQLiteConnection:
 
     def _run(self, sql: str) -> None:
         try:
-            self.native.execute(sql).close()
+            self.native.execute(sql)
         except sqlite3.Error as error:
             if self._may_wait(error):
                 return self._patiently(lambda: self._run(sql))

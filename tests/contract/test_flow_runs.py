@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from time import monotonic
 from types import MappingProxyType
 from typing import Any, Final
@@ -93,6 +93,57 @@ class TestCreate:
     def test_it_gives_what_was_stored(self, db: Backend, flow_id: UUID) -> None:
         created = flow_runs.create(db, flow_id, state=states.pending(), parameters={"n": 2})
         assert flow_runs.get(db, created.id) == created
+
+    @pytest.mark.parametrize(
+        "given",
+        [
+            {"tuple": (1, 2), 1: "key", None: "null", "nested": {"list": [(3,), {}]}},
+            {"enum": StateType.RUNNING, "text": "\u20ac e+ \\"},
+            {"float": 1e23, "other": 1.5e300, "zero": -0.0, "small": 5e-324, "long": 2**70},
+        ],
+        ids=["what JSON has not", "enum and text", "numbers"],
+    )
+    def test_it_gives_json_as_it_will_be_read(
+        self, db: Backend, flow_id: UUID, given: dict[Any, Any]
+    ) -> None:
+        created = flow_runs.create(
+            db, flow_id, parameters=given, context=given, job_variables=given, tags=("a", "b")
+        )
+        assert flow_runs.get(db, created.id) == created
+        assert repr(flow_runs.get(db, created.id)) == repr(created) or db.dialect.name != "sqlite"
+
+    def test_it_gives_nothing_that_is_the_callers(self, db: Backend, flow_id: UUID) -> None:
+        parameters: dict[str, Any] = {"list": []}
+        created = flow_runs.create(db, flow_id, parameters=parameters)
+        parameters["list"].append(1)
+        assert created.parameters == {"list": []}
+
+    def test_it_gives_times_in_utc(self, db: Backend, flow_id: UUID) -> None:
+        there = timezone(timedelta(hours=3))
+        state = replace(states.running(), timestamp=datetime(2026, 1, 1, 5, tzinfo=there))
+        created = flow_runs.create(db, flow_id, state=state)
+        assert created.start_time == datetime(2026, 1, 1, 2, tzinfo=UTC)
+        assert created.start_time.tzinfo is UTC
+        assert flow_runs.get(db, created.id) == created
+
+    @pytest.mark.parametrize(
+        "given",
+        [
+            {"flow_version": 5},
+            {"deployment_version": b"1"},
+            {"infrastructure_pid": 5},
+            {"work_queue_name": 1.5},
+            {"idempotency_key": 5},
+            {"auto_scheduled": 1},
+        ],
+        ids=str,
+    )
+    def test_a_value_of_another_type_is_refused(
+        self, db: Backend, flow_id: UUID, given: dict[str, Any]
+    ) -> None:
+        with pytest.raises(BadValue):
+            flow_runs.create(db, flow_id, **given)
+        assert flow_runs.count(db) == 0
 
     def test_it_stores_all_that_is_given(self, db: Backend, flow_id: UUID) -> None:
         parent = task_runs.create(db, "sub", "sub", "0")
