@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 from uuid import UUID
 
 from prefect_db.errors import BadValue
@@ -40,6 +40,9 @@ MAX_RELATED: Final = 100
 MAX_LABELS: Final = 500
 
 Labels = dict[str, str]
+
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -134,31 +137,36 @@ def write(db: Queryable, events: Iterable[Event | Mapping[str, Any]]) -> int:
         return 0
     # In the order of ids: writers of the same events then wait for each other in one order.
     ids = sorted(new, key=attrgetter("int"))
-    size = db.dialect.pick(sqlite=_FEW, postgres=_MANY)
+    few = db.dialect.pick(sqlite=_FEW, postgres=_MANY)
+    written = 0
     with db.unit() as txn:
         now = txn.dialect.bind_one(datetime.now(UTC))
-        return sum(
-            _write(txn, [new[id] for id in ids[at : at + size]], now)
-            for at in range(0, len(ids), size)
-        )
+        for part in _parts(ids, _MANY):
+            stored = _ids(txn, "SELECT id FROM events WHERE id", part)
+            missing = [new[id] for id in part if id not in stored]
+            written += sum(_write(txn, batch, now) for batch in _parts(missing, few))
+    return written
 
 
-# How many events are made ready at a time. That is Python, and other threads wait for it: they get
-# their turn when rows go to SQLite. To PostgreSQL, more at a time are fewer round trips.
-_FEW: Final = 50
+# How many events are looked for, and how many are made ready, at a time. The latter is Python, and
+# other threads wait for it: on SQLite they get their turn at each of its statements, and take it
+# from this one for a while, so that there are few. On PostgreSQL each batch is some round trips.
 _MANY: Final = 1000
+_FEW: Final = 64
 # Rows of a statement, whose parameters SQLite counts up to 32,766.
-_ROWS: Final = 50
+_ROWS: Final = 256
+
+
+def _parts(items: list[T], size: int) -> Iterator[list[T]]:
+    for at in range(0, len(items), size):
+        yield items[at : at + size]
 
 
 def _write(txn: Queryable, events: list[Event], now: Any) -> int:
-    """Write events, in the order of their ids, that are not stored yet; how many these are."""
-    stored = _ids(txn, "SELECT id FROM events WHERE id", events)
+    """Write events, in the order of their ids; how many of them were new."""
     bind = txn.dialect.bind_one
     # What many rows share is brought to its stored form here, once.
-    batch = [
-        (bind(event.id), bind(event.occurred), event) for event in events if event.id not in stored
-    ]
+    batch = [(bind(event.id), bind(event.occurred), event) for event in events]
     written = _insert(
         txn,
         f"INSERT INTO events ({Event.columns}, created, updated)",
@@ -185,7 +193,8 @@ def _write(txn: Queryable, events: list[Event], now: Any) -> int:
     if written < len(batch):
         # Another writer has committed some of them since; with their resources, which ours do not
         # have yet.
-        theirs = _ids(txn, "SELECT DISTINCT event_id FROM event_resources WHERE event_id", events)
+        ids = [event.id for event in events]
+        theirs = _ids(txn, "SELECT DISTINCT event_id FROM event_resources WHERE event_id", ids)
         batch = [each for each in batch if each[2].id not in theirs]
     _insert(
         txn,
@@ -207,15 +216,16 @@ def _insert(txn: Queryable, into: str, rows: list[tuple[Any, ...]], conflict: st
     row = f"({', '.join('?' * len(rows[0]))})"
     if txn.dialect.name == "postgres":
         return txn.executemany(f"{into} VALUES {row} {conflict}", rows)
-    # In few statements: between two rows of an executemany, a thread that reads would take over.
-    parts = [rows[at : at + _ROWS] for at in range(0, len(rows), _ROWS)]
-    return sum(
-        txn.execute(
-            f"{into} VALUES {', '.join([row] * len(part))} {conflict}",
-            [value for values in part for value in values],
-        )
-        for part in parts
-    )
+    # By powers of two, so that there are few statements to prepare.
+    at, size, written = 0, _ROWS, 0
+    while at < len(rows):
+        while size > len(rows) - at:
+            size //= 2
+        values = [value for values in rows[at : at + size] for value in values]
+        sql = f"{into} VALUES {', '.join([row] * size)} {conflict}"
+        written += txn.execute(sql, values)
+        at += size
+    return written
 
 
 def parse(event: Event | Mapping[str, Any]) -> Event:
@@ -234,15 +244,12 @@ def parse(event: Event | Mapping[str, Any]) -> Event:
         raise BadValue(f"an event with the keys {', '.join(map(str, event))}") from error
 
 
-def _ids(txn: Queryable, sql: str, events: list[Event]) -> set[UUID]:
-    """Those of the events' ids that the statement finds."""
+def _ids(txn: Queryable, sql: str, ids: list[UUID]) -> set[UUID]:
+    """Those of the ids that the statement finds."""
     listed = txn.dialect.pick(
         sqlite="IN (SELECT value FROM json_each(?))", postgres="= ANY(CAST(? AS uuid[]))"
     )
-    return {
-        read_uuid(row[0])
-        for row in txn.rows(f"{sql} {listed}", (Array([event.id for event in events]),))
-    }
+    return {read_uuid(row[0]) for row in txn.rows(f"{sql} {listed}", (Array(ids),))}
 
 
 def _resources(event: Event) -> Iterator[tuple[str, str, Labels]]:
