@@ -230,8 +230,6 @@ TASK_RUN_POLICY: Final[dict[str, Any]] = {
 
 def complete_policy(given: Mapping[str, Any] | None, defaults: Mapping[str, Any]) -> dict[str, Any]:
     """A run's empirical_policy with all keys, in Prefect's order; sets become lists."""
-    if not given:
-        return {**defaults}
     policy = {**defaults, **(given or {})}
     for key, value in policy.items():
         if isinstance(value, (set, frozenset, list)):
