@@ -30,7 +30,7 @@ from prefect_db.states import (
     make,
     to_type,
 )
-from prefect_db.values import check_text, dump_json, to_datetime, to_uuid, uuid_text
+from prefect_db.values import check_text, dump_json, to_datetime, to_text, to_uuid, uuid_text
 
 Table = Literal["flow_run", "task_run"]
 
@@ -145,15 +145,11 @@ def entry(table: Table, run_id: UUID, outer_id: UUID | None, state: State) -> En
         type=to_type(state.type),
         name=check_text(state.name),
         timestamp=to_datetime(state.timestamp),
-        message=_text(state.message),
+        message=to_text(state.message),
         state_details=complete_details(details),
         data=data,
     )
     return Entry(stored, dump_json(stored.state_details), artifact)
-
-
-def _text(value: Any) -> str | None:
-    return None if value is None else check_text(value)
 
 
 def _split(data: Any) -> tuple[Any, tuple[Any, ...]]:
@@ -164,7 +160,7 @@ def _split(data: Any) -> tuple[Any, tuple[Any, ...]]:
     if isinstance(data, dict):
         data = dict(data)
         labels = [
-            _text(data.pop(f"artifact_{name}", None) or None)
+            to_text(data.pop(f"artifact_{name}", None) or None)
             for name in ("key", "type", "description")
         ]
     return data, (uuid7(), *labels, dump_json(data), "null")
