@@ -29,8 +29,8 @@ from prefect_db import (
     flow_runs,
 )
 from prefect_db.drivers.postgres import PostgresConnection
-from prefect_db.event_filters import EventFilter
-from prefect_db.filters import Among, State
+from prefect_db.event_filters import EventFilter, EventName, Occurred
+from prefect_db.filters import Among, State, Tags
 from prefect_db.run_filters import FlowRunFilter
 from prefect_db.testing import postgres_server
 from tests.faults import BOUND, in_thread, until
@@ -206,11 +206,24 @@ def test_a_statement_that_shall_not_be_prepared_is_not(db: Backend, read: str) -
 def test_pages_of_a_filter_are_planned_for_its_values(url: str) -> None:
     with connect(url, pool_size=1) as db:
         for _ in range(8):
-            flow_runs.find(db, FlowRunFilter(state=State(type=Among(any_=["RUNNING"]))))
+            flow_runs.find(db, FlowRunFilter(tags=Tags(all_=["prod"])))
             flow_runs.count(db, FlowRunFilter(state=State(type=Among(any_=["RUNNING"]))))
-            events.query(db, EventFilter())
+            events.query(db, EventFilter(event=EventName(name=["x"])))
         statements = db.rows("SELECT statement FROM pg_prepared_statements")
         assert not [row[0] for row in statements if "flow_run" in row[0] or "events" in row[0]]
+
+
+@pytest.mark.direct("PgBouncer has sessions of its own, and takes no options")
+def test_pages_that_are_always_read_along_an_index_are_planned_once(url: str) -> None:
+    with connect(url, pool_size=1) as db:
+        for _ in range(8):
+            flow_runs.find(db, FlowRunFilter(state=State(type=Among(any_=["RUNNING"]))))
+            flow_runs.find(db)
+            flow_runs.count(db)
+            events.query(db, EventFilter(occurred=Occurred(until=datetime.now(UTC))))
+        statements = db.rows("SELECT statement FROM pg_prepared_statements")
+        prepared = [row[0] for row in statements if "flow_run" in row[0] or "events" in row[0]]
+        assert len(prepared) == 4
 
 
 @pytest.mark.parametrize("inside", [False, True])
