@@ -78,7 +78,7 @@ def _pragma(sql: str) -> Statement:
     return Statement(sql, sql, 0, False)
 
 
-# A checkpoint is not tried again: it waits for readers, a tenth of a second, or is left.
+# An attempt at a checkpoint waits so long for readers, in milliseconds, and for other writers.
 _WAIT_FOR_READERS: Final = _pragma("PRAGMA busy_timeout = 100")
 _TRUNCATE: Final = _pragma("PRAGMA wal_checkpoint(TRUNCATE)")
 _WAIT_FOR_LOCKS: Final = _pragma(f"PRAGMA busy_timeout = {round(_LOCK_WAIT * 1000)}")
