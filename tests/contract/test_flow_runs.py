@@ -30,7 +30,7 @@ from prefect_db import (
     states,
     task_runs,
 )
-from prefect_db.filters import AnyOf
+from prefect_db.filters import Among, AnyOf
 from prefect_db.flow_runs import FlowRun, FlowRunFilter, FlowRunSort
 from prefect_db.states import State, StateType
 
@@ -686,3 +686,11 @@ def test_states_are_read_by_id(db: Backend) -> None:
     assert flow_runs.get_states(db, []) == {}
     with pytest.raises(BadValue):
         flow_runs.get_states(db, ["x"])  # type: ignore[list-item]
+
+
+def test_a_filter_may_be_of_a_subclass(db: Backend, flow_id: UUID) -> None:
+    class Mine(FlowRunFilter):
+        pass
+
+    run = flow_runs.create(db, flow_id)
+    assert flow_runs.find(db, Mine(id=Among(any_=[run.id]))) == [run]
