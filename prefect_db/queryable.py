@@ -69,7 +69,7 @@ class Queryable(ABC):
         convert = converter(into, self._dialect)
         if sql not in convert.checked:
             convert.check(sql, result.names)
-        return convert.one(rows[0])
+        return convert.many(rows)[0]
 
     @overload
     def rows(self, sql: str, params: Sequence[Any] = ..., *, prepare: bool = ...) -> Rows: ...

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from enum import IntEnum, StrEnum
-from typing import Any, ClassVar, Literal, get_type_hints
+from typing import Any, ClassVar, Self, Literal, get_type_hints
 from uuid import UUID
 
 import pytest
@@ -462,7 +462,7 @@ class TestConverter:
         with pytest.raises(UsageError, match="no dataclass"):
             converter(into, dialect)
 
-    @pytest.mark.parametrize("name", ["record", "UTC", "fromisoformat", "read_uuid", "read_json"])
+    @pytest.mark.parametrize("name", ["record", "rows", "made", "v0", "UTC", "read_json"])
     def test_a_field_may_have_any_name(self, dialect: Dialect, name: str) -> None:
         annotations = [("first", UUID), ("second", datetime), ("third", Any), (name, str)]
         record = dataclasses.make_dataclass("Made", annotations)
@@ -482,6 +482,65 @@ class TestConverter:
     def test_a_field_that_is_only_given_by_name_is_read(self, dialect: Dialect) -> None:
         (made,) = converter(ByName, dialect).many([(1, "x")])
         assert made == ByName(number=1, name="x")
+
+    @pytest.mark.parametrize("kind", ["Finished", "Frozen", "Own", "Setting"])
+    def test_what_a_class_does_when_it_is_made_is_done(self, dialect: Dialect, kind: str) -> None:
+        record = globals()[kind]
+        (made,) = converter(record, dialect).many([(1, "x")])
+        assert made == record(1, "x")
+        assert made.name == "x!"
+
+    def test_so_is_what_its_new_does(self, dialect: Dialect) -> None:
+        before = Counted.made
+        assert converter(Counted, dialect).many([(1,), (2,)])[1].number == 2
+        assert Counted.made == before + 2
+
+
+@dataclass(slots=True)
+class Finished:
+    number: int
+    name: str
+
+    def __post_init__(self) -> None:
+        self.name += "!"
+
+
+@dataclass(frozen=True)
+class Frozen:
+    number: int
+    name: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", f"{self.name}!")
+
+
+@dataclass
+class Own:
+    number: int
+    name: str
+
+    def __init__(self, number: int, name: str) -> None:
+        self.number = number
+        self.name = f"{name}!"
+
+
+@dataclass
+class Setting:
+    number: int
+    name: str
+
+    def __setattr__(self, key: str, value: Any) -> None:
+        object.__setattr__(self, key, f"{value}!" if key == "name" else value)
+
+
+@dataclass
+class Counted:
+    number: int
+    made: ClassVar[int] = 0
+
+    def __new__(cls, number: int) -> Self:
+        cls.made += 1
+        return super().__new__(cls)
 
 
 @dataclass(slots=True)
