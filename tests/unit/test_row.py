@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from enum import IntEnum, StrEnum
-from typing import Any, ClassVar, Self, Literal, get_type_hints
+from typing import Any, ClassVar, Literal, Self, get_type_hints
 from uuid import UUID
 
 import pytest
