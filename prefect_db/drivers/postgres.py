@@ -490,17 +490,20 @@ class PostgresPool:
             self._lending.serve()
             return
         clean(connection)
-        if connection.misled:
-            self._distrust_all()
         if connection.closed or connection.misled:
-            # Lost: what observes is told.
+            self._distrust_others(connection)
+            # If it was lost: what observes is told.
             connection.close()
         self._give_back(place)
 
-    def _distrust_all(self) -> None:
-        """Have each connection replaced before its next use: they may lead where one did."""
+    def _distrust_others(self, connection: _PooledConnection) -> None:
+        """What befell one may have befallen all: have them replaced, or looked at, before they are
+        used again."""
         for place in self._lending.items:
-            place.opened_at = -math.inf
+            if connection.misled:
+                place.opened_at = -math.inf
+            else:
+                place.used_at = -math.inf
 
     def _give_back(self, place: _Place) -> None:
         place.used_at = time.monotonic()
