@@ -25,7 +25,7 @@ from tests.soak.load import THREADS, work
 _PROCESSES: Final = 4
 _RUNS: Final = 200
 # Seconds: how long each engine is under load if --soak does not say, and between two kills.
-_SECONDS: Final = 15.0
+_SECONDS: Final = 30.0
 _BETWEEN: Final = (0.5, 2.0)
 _MEBIBYTE: Final = 2**20
 # Mebibytes. A writer waits for a moment to begin anew at 16, unless it has looked just before.
