@@ -15,6 +15,7 @@ DEFAULTS: Final = Options(
     pool_size=10,
     pool_timeout=30.0,
     connect_timeout=10.0,
+    start_timeout=0.0,
     application_name="prefect_db",
     pgbouncer=False,
     busy_timeout=5.0,

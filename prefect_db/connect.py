@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Final, Unpack
 
 from prefect_db import config, drivers
 from prefect_db.backend import Backend
 from prefect_db.drivers.base import Driver, Options, Settings
 from prefect_db.drivers.sqlite import SQLiteDriver
-from prefect_db.errors import ConfigurationError, UsageError
+from prefect_db.errors import ConfigurationError, Unavailable, UsageError
 from prefect_db.migrate import migrate as apply_migrations
 from prefect_db.transaction import HostTransaction
 
 if TYPE_CHECKING:
     from prefect_db.observe import Observer
+
+# Seconds between two attempts to open a database that is not there yet.
+_FIRST_WAIT: Final = 0.05
+_LONGEST_WAIT: Final = 1.0
 
 
 def connect(
@@ -45,6 +50,9 @@ def connect(
         pool_size: PostgreSQL: connections at most. 10.
         pool_timeout: Seconds to wait for a free connection. 30.
         connect_timeout: PostgreSQL: seconds for connecting, unless the URL says. 10.
+        start_timeout: Seconds to go on trying while the database cannot be reached, for whatever
+            reason, as when its server starts at the same time. The last attempt may take longer,
+            on PostgreSQL by `connect_timeout`. 0: the first failure is told at once.
         application_name: PostgreSQL: shown in pg_stat_activity, unless the URL says.
         pgbouncer: PostgreSQL: True for PgBouncer in transaction mode. Migrate with a direct URL.
         busy_timeout: SQLite: seconds to wait for another process's lock. 5.
@@ -56,7 +64,7 @@ def connect(
 
     Raises:
         ConfigurationError: A setting is wrong.
-        Unavailable: The database cannot be reached.
+        Unavailable: The database cannot be reached, nor could it within `start_timeout`.
         Busy: SQLite: another process keeps all others out for longer than `busy_timeout`.
         StorageError: The database is damaged, or its storage fails.
         MigrationError: The schema cannot be brought up to date.
@@ -99,7 +107,7 @@ def _over_pool(
 
 def open_backend(driver: Driver, settings: Settings, *, migrate: bool) -> Backend:
     """The second half of `connect()`."""
-    backend = Backend(driver, settings)
+    backend = _reached(driver, settings)
     if migrate:
         try:
             apply_migrations(backend)
@@ -107,6 +115,20 @@ def open_backend(driver: Driver, settings: Settings, *, migrate: bool) -> Backen
             backend.close()
             raise
     return backend
+
+
+def _reached(driver: Driver, settings: Settings) -> Backend:
+    deadline = time.monotonic() + settings.options["start_timeout"]
+    wait = _FIRST_WAIT
+    while True:
+        try:
+            return Backend(driver, settings)
+        except Unavailable:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise
+            time.sleep(min(wait, left))
+            wait = min(2 * wait, _LONGEST_WAIT)
 
 
 def _driver_of(settings: Settings) -> Driver:

@@ -157,6 +157,13 @@ class ReadOnly(Error):
     """the transaction or the database is read-only; write through one that is not."""
 
 
+class Standby(ReadOnly, Retryable):
+    """the server is a standby; let the URL lead to the primary, and after a failover try again.
+
+    The connection is replaced: the next one goes where the URL leads by then.
+    """
+
+
 class BadValue(Error):
     """the database cannot hold this value as it is; correct it."""
 

@@ -26,6 +26,7 @@ from prefect_db.errors import (
     QueryTimeout,
     TransactionAborted,
     TransactionClosed,
+    Unavailable,
     UsageError,
 )
 from prefect_db.queryable import Queryable
@@ -377,15 +378,28 @@ class Transaction(_Block):
             self._connection = connection
             if self._timeout is not None:
                 self._deadline = time.monotonic() + self._timeout
-            connection.begin(
-                read_only=self._read_only, isolation=self._isolation, timeout=self._timeout
-            )
+            try:
+                connection.begin(
+                    read_only=self._read_only, isolation=self._isolation, timeout=self._timeout
+                )
+            except Unavailable:
+                if not connection.closed:
+                    raise
+                self._begin_on_another()
             self._thread = get_ident()
             self.status = Status.ACTIVE
         except BaseException:
             self._close(Status.ROLLED_BACK)
             raise
         return self
+
+    def _begin_on_another(self) -> None:
+        """Begin again, where the pool lent a connection that was lost: nothing is lost with it."""
+        self._close(Status.NEW)
+        self._connection = connection = self._acquire()
+        connection.begin(
+            read_only=self._read_only, isolation=self._isolation, timeout=self._timeout
+        )
 
     def _undo(self) -> None:
         try:

@@ -32,6 +32,7 @@ class Options(TypedDict, total=False):
     pool_size: int
     pool_timeout: float
     connect_timeout: float
+    start_timeout: float
     application_name: str
     pgbouncer: bool
     busy_timeout: float

@@ -152,6 +152,8 @@ class HostPool:
         if holder is None or (again and holder != threading.get_ident()):
             return
         clean(connection)
+        if connection.misled:
+            native.close()
         try:
             if not native.closed:
                 connection.restore()

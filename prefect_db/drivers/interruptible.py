@@ -104,6 +104,10 @@ class InterruptibleDriver:
         return self._driver.dialect
 
     def open(self, settings: Settings) -> Pool:
+        job = self._current.job
+        if job is not None:
+            # It may be one of many attempts.
+            job.check()
         return _Pool(self._driver.open(settings), self._current)
 
     def wrap(self, native: Any) -> Connection | None:

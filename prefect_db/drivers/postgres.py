@@ -41,6 +41,7 @@ from prefect_db.errors import (
     Error,
     PoolTimeout,
     ProgrammingError,
+    Standby,
     TransactionAborted,
     Unavailable,
     UsageError,
@@ -113,10 +114,15 @@ _cursor_names = itertools.count(1)
 
 
 class PostgresConnection:
-    """One psycopg connection in autocommit mode."""
+    """One psycopg connection in autocommit mode.
+
+    Attributes:
+        misled: It should have led to a server that takes writes, and leads to a standby.
+    """
 
     def __init__(self, native: Native) -> None:
         self.native = native
+        self.misled = False
         self._kept: RawCursor[tuple[Any, ...]] | None = None
 
     def _cursor(self) -> RawCursor[tuple[Any, ...]]:
@@ -246,11 +252,11 @@ class PostgresConnection:
             return ProgrammingError(message, sql=sql)
         if error.sqlstate in _MISPLACED and '"_pg3_' in message:
             message += "; through PgBouncer in transaction mode, connect(pgbouncer=True)"
-        # A standby has a code of its own for the refused write, but not for the transaction's.
-        begin = error.sqlstate == _NOT_SUPPORTED and sql.startswith("BEGIN")
-        standby = begin and self.native.info.parameter_status("in_hot_standby") == "on"
+        if self._refused_by_standby(error.sqlstate, sql):
+            self.misled = True
+            return Standby(message, sql=sql, code=_READ_ONLY)
         return from_sqlstate(
-            _READ_ONLY if standby else error.sqlstate,
+            error.sqlstate,
             message,
             sql=sql,
             constraint=error.diag.constraint_name,
@@ -259,6 +265,15 @@ class PostgresConnection:
             detail=error.diag.message_detail,
             position=int(error.diag.statement_position or 0),
         )
+
+    def _refused_by_standby(self, sqlstate: str, sql: str) -> bool:
+        """True if the server refused a write, being a standby, that the caller had not forsworn:
+        whoever is in no transaction has begun none with `read_only`, and it begins no other."""
+        # A standby has a code of its own for the refused write, but not for the transaction's.
+        begin = sqlstate == _NOT_SUPPORTED and sql.startswith("BEGIN")
+        if self.in_transaction or not (begin or sqlstate == _READ_ONLY):
+            return False
+        return self.native.info.parameter_status("in_hot_standby") == "on"
 
 
 class _Columns:
@@ -475,10 +490,20 @@ class PostgresPool:
             self._lending.serve()
             return
         clean(connection)
-        if connection.closed:
-            # Lost: what observes is told.
+        if connection.closed or connection.misled:
+            self._distrust_others(connection)
+            # If it was lost: what observes is told.
             connection.close()
         self._give_back(place)
+
+    def _distrust_others(self, connection: _PooledConnection) -> None:
+        """What befell one may have befallen all: have them replaced, or looked at, before they are
+        used again."""
+        for place in self._lending.items:
+            if connection.misled:
+                place.opened_at = -math.inf
+            else:
+                place.used_at = -math.inf
 
     def _give_back(self, place: _Place) -> None:
         place.used_at = time.monotonic()

@@ -37,8 +37,7 @@ class Proxy:
 
     def __init__(self, url: str) -> None:
         given = {name: str(value) for name, value in conninfo_to_dict(url).items()}
-        self._host = given.pop("host", "127.0.0.1")
-        self._server_port = int(given.pop("port", "5432"))
+        self._server = _address(given)
         self.delay = 0.0
         self.slow_accept = 0.0
         self._mutex = threading.Lock()
@@ -58,6 +57,11 @@ class Proxy:
     def connections(self) -> int:
         """How many connections pass through it now."""
         return len(self._links)
+
+    def lead_to(self, url: str) -> None:
+        """Lead new connections to the server of this URL, as an address does that is moved in a
+        failover; the others go on."""
+        self._server = _address({n: str(value) for n, value in conninfo_to_dict(url).items()})
 
     def refuse(self) -> None:
         """Refuse new connections, as a host does on which nobody listens; the others go on."""
@@ -133,7 +137,7 @@ class Proxy:
         time.sleep(self.slow_accept)
         link = _Link(client)
         try:
-            link.connect(self._host, self._server_port)
+            link.connect(*self._server)
         except OSError:
             # Nobody serves behind the proxy.
             link.cut()
@@ -202,6 +206,11 @@ class _Link:
     def close(self) -> None:
         self.client.close()
         self.server.close()
+
+
+def _address(given: dict[str, str]) -> tuple[str, int]:
+    """The host and port, which are taken out."""
+    return given.pop("host", "127.0.0.1"), int(given.pop("port", "5432"))
 
 
 def _shut(end: socket.socket) -> None:

@@ -41,12 +41,12 @@ def kill_sessions(admin: psycopg.Connection[Any], where: str = "true") -> int:
     return len(killed)
 
 
-def use_all(db: Backend, number: int) -> set[int]:
+def use_all(db: Backend, number: int, *, read_only: bool = False) -> set[int]:
     """Use so many connections at the same time; their sessions' process ids."""
     together = threading.Barrier(number)
 
     def work(_: int) -> int:
-        with db.transaction() as txn:
+        with db.transaction(read_only=read_only) as txn:
             pid: int = txn.value("SELECT pg_backend_pid()")
             together.wait(BOUND)
             return pid

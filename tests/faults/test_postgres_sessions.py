@@ -65,6 +65,45 @@ def test_while_idle_nobody_notices(
     record_fault("sessions killed while idle", times=killed, recovery=time.monotonic() - began)
 
 
+def _killed_just_now(db: Backend, admin: psycopg.Connection[Any]) -> None:
+    """All sessions, so soon after their last use that the pool takes them for alive."""
+    while True:
+        use_all(db, _SIZE)
+        began = time.monotonic()
+        kill_sessions(admin)
+        if time.monotonic() - began < 0.5:
+            return
+
+
+def test_just_before_a_statement_it_is_unavailable_and_was_sent(
+    db: Backend, admin: psycopg.Connection[Any], record_fault: RecordFault
+) -> None:
+    """Whether it was too late for the statement, nobody can tell; so it is not done again."""
+    _killed_just_now(db, admin)
+    with pytest.raises(Unavailable) as caught:
+        db.execute("INSERT INTO ledger (key) VALUES ('a')")
+    assert caught.value.sent
+    # One caller is told, and no other, whichever connection is next.
+    with ThreadPoolExecutor(_SIZE) as threads:
+        for each in [threads.submit(db.value, "SELECT pg_sleep(0.2)") for _ in range(_SIZE)]:
+            each.result(BOUND)
+    assert found(db) == []
+    record_fault("sessions killed just before a statement", times=_SIZE, acknowledged=0)
+
+
+@pytest.mark.parametrize("options", [{}, {"read_only": True, "timeout": BOUND}])
+def test_just_before_a_transaction_nobody_notices(
+    db: Backend, admin: psycopg.Connection[Any], options: Any, record_fault: RecordFault
+) -> None:
+    _killed_just_now(db, admin)
+    with db.transaction(**options) as txn:
+        assert txn.value("SELECT 1") == 1
+    assert db.stats().broken >= 1
+    _killed_just_now(db, admin)
+    db.run(lambda txn: txn.value("SELECT 1"), attempts=1, **options)
+    record_fault("sessions killed just before a transaction", times=2 * _SIZE)
+
+
 def test_in_a_statement_it_is_unavailable_and_was_sent(
     db: Backend, admin: psycopg.Connection[Any], record_fault: RecordFault
 ) -> None:
@@ -170,8 +209,23 @@ def test_a_commit_whose_request_or_answer_is_lost_is_unknown(
 def test_a_begin_that_is_lost_is_done_again(db: Backend, url: str, answered: bool) -> None:
     with proxy(url) as network, connect(network.url, migrate=False, pool_size=1) as far:
         network.cut_at(b"BEGIN", answered=answered)
-        far.run(lambda txn: write(txn, "a"))
+        far.run(lambda txn: write(txn, "a"), attempts=1)
         assert found(far) == ["a"] * 2
+        assert far.stats().broken == 1
+
+
+def test_a_begin_for_which_there_is_no_server_is_unavailable(db: Backend, url: str) -> None:
+    with proxy(url) as network, connect(network.url, migrate=False, pool_timeout=0.1) as far:
+        network.refuse()
+        network.cut()
+        with pytest.raises(Unavailable) as caught:
+            with far.transaction():
+                pytest.fail("it has not begun")
+        assert not caught.value.sent
+        assert (far.stats().in_use, far.stats().size) == (0, 0)
+        network.heal()
+        assert far.value("SELECT 1") == 1
+        assert far.stats().broken == 1
 
 
 def test_many_under_load_lose_nothing(

@@ -359,6 +359,7 @@ class TestOptions:
             "pool_size": 10,
             "pool_timeout": 30.0,
             "connect_timeout": 10.0,
+            "start_timeout": 0.0,
             "application_name": "prefect_db",
             "pgbouncer": False,
             "busy_timeout": 5.0,
@@ -384,7 +385,11 @@ class TestOptions:
         ("name", "value"),
         [
             *[(name, value) for name in ("pool_size", "readers") for value in (1, 500)],
-            *[(f"{name}_timeout", value) for name in ("pool", "busy") for value in (0, 0.5, 60)],
+            *[
+                (f"{name}_timeout", value)
+                for name in ("pool", "start", "busy")
+                for value in (0, 0.5, 60)
+            ],
             *[("synchronous", value) for value in ("OFF", "NORMAL", "FULL", "EXTRA")],
             *[("pgbouncer", value) for value in (True, False)],
             ("application_name", "x"),
@@ -404,7 +409,7 @@ class TestOptions:
             ],
             *[
                 (f"{name}_timeout", value, "a number of seconds from 0")
-                for name in ("pool", "connect", "busy")
+                for name in ("pool", "connect", "start", "busy")
                 for value in (-1, -0.1, "1", None, True, float("nan"), float("inf"))
             ],
             *[

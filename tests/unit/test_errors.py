@@ -36,6 +36,7 @@ from prefect_db.errors import (
     Retryable,
     SchemaError,
     SerializationFailure,
+    Standby,
     StorageError,
     TransactionAborted,
     Unavailable,
@@ -75,6 +76,7 @@ PARENTS = {
     "QueryTimeout": "Error",
     "Cancelled": "Error",
     "ReadOnly": "Error",
+    "Standby": "ReadOnly",
     "BadValue": "Error",
     "ProgrammingError": "Error",
     "SchemaError": "Error",
@@ -109,6 +111,9 @@ class TestHierarchy:
     def test_nothing_is_retried_that_may_have_been_saved(self) -> None:
         assert not issubclass(CommitUnknown, Retryable)
         assert not issubclass(Unavailable, Retryable)
+
+    def test_a_standbys_refusal_is_also_retried(self) -> None:
+        assert issubclass(Standby, Retryable)
 
     def test_an_unknown_column_is_also_a_lookup_error(self) -> None:
         assert issubclass(UnknownColumn, LookupError)
