@@ -40,7 +40,7 @@ CALLS: Final = {
 
 # Run as somebody whom a file's mode stops, with the file's folder as the working directory.
 _UNPRIVILEGED: Final = """
-import os, sys
+import locale, os, sys
 from prefect_db import connect
 from prefect_db.cli import main
 connect(":memory:").close()
