@@ -496,8 +496,8 @@ class DriverContract:
             db.execute(sql)
 
     def test_a_value_of_another_type_than_the_column_is_a_bad_value(self, db: Backend) -> None:
-        strict = db.dialect.pick(sqlite=" STRICT", postgres="")
-        db.execute(f"CREATE TABLE typed (n INTEGER){strict}")
+        # SQLite's other columns take anything, and its STRICT tables are newer than 3.35.
+        db.execute("CREATE TABLE typed (n INTEGER PRIMARY KEY)")
         with pytest.raises(BadValue) as caught:
             db.execute("INSERT INTO typed (n) VALUES (?)", ("secret",))
         assert "secret" not in str(caught.value)

@@ -39,8 +39,9 @@ CALLS: Final = {
 }
 
 # Run as somebody whom a file's mode stops, with the file's folder as the working directory.
+# Python 3.13 loads `locale` late, which may be out of reach by then.
 _UNPRIVILEGED: Final = """
-import os, sys
+import locale, os, sys
 from prefect_db import connect
 from prefect_db.cli import main
 connect(":memory:").close()

@@ -56,6 +56,8 @@ class _Stepped:
             if self._interrupt or self._alone:
                 sys.setprofile(self._at_call)
             else:
+                # Python 3.12 tells of instructions only if some frame asked for it before.
+                sys._getframe().f_trace_opcodes = True
                 sys.settrace(self._enter)
             return act(self._lending)
         finally:
@@ -65,6 +67,8 @@ class _Stepped:
     def _enter(self, frame: FrameType, what: str, _: Any) -> Any:
         if frame.f_code.co_filename != module.__file__:
             return None
+        # And Python 3.13 only if the frame is traced already.
+        frame.f_trace = self._at_instruction
         frame.f_trace_opcodes = True
         return self._at_instruction
 

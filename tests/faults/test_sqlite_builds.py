@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
-from typing import cast
+from importlib import metadata
+from pathlib import Path
+from typing import Final, cast
 
 import apsw
 import pytest
@@ -17,6 +22,11 @@ from tests.faults.entities import NOON, Seeded, call, functions, seed
 from tests.migrations.test_killed import batch
 
 pytestmark = pytest.mark.only("sqlite", "PostgreSQL has no such builds")
+
+# On SQLite 3.35 these run: the migrations, each function and each filter.
+_ON_THE_OLDEST: Final = """--backend sqlite -q -p no:cacheprovider
+tests/migrations/test_migrate.py tests/migrations/test_schema.py
+tests/faults/test_security.py tests/contract/test_filters.py"""
 
 
 class _StrictDriver(ApswDriver):
@@ -61,6 +71,33 @@ def test_nor_does_anything_else(strict: tuple[Backend, Seeded]) -> None:
         search(db, "any")
     events.write(db, batch(0)[:2])
     assert events.trim(db, NOON) == 2
+
+
+def _oldest() -> Path | None:
+    """The library of SQLite 3.35.5 that a wheel of pyproj brings with it."""
+    try:
+        files = metadata.files("pyproj") or ()
+    except metadata.PackageNotFoundError:
+        return None
+    return next((Path(str(f.locate())) for f in files if f.name.startswith("libsqlite3")), None)
+
+
+@pytest.mark.needs(_oldest() is not None, "a pyproj that brings SQLite 3.35 with it")
+def test_the_oldest_does_all_that_newer_ones_do() -> None:
+    """In a process of its own, whose stdlib's sqlite3 finds that library first."""
+    run_pytest = (
+        "import sqlite3, sys, pytest; assert sqlite3.sqlite_version_info[:2] == (3, 35);"
+        " sys.exit(pytest.main(sys.argv[1:]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", run_pytest, *_ON_THE_OLDEST.split()],
+        env={**os.environ, "LD_PRELOAD": str(_oldest())},
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
 
 
 def test_one_that_is_too_old_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

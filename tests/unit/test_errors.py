@@ -223,15 +223,14 @@ CREATE TABLE t (
 );
 CREATE UNIQUE INDEX lower_g ON t (lower(g));
 INSERT INTO t (a, e, f, g) VALUES ('x', 1, 1, 'x');
-CREATE TABLE strict_t (a INT) STRICT;
 CREATE TRIGGER refuse BEFORE DELETE ON t BEGIN SELECT RAISE(ABORT, 'stay'); END;
 """
 
 
-def sqlite_error(sql: str) -> Error:
+def sqlite_error(sql: str, schema: str = SCHEMA) -> Error:
     """Our error for what SQLite itself says to a statement."""
     with closing(sqlite3.connect(":memory:")) as connection:
-        connection.executescript(SCHEMA)
+        connection.executescript(schema)
         connection.execute("PRAGMA foreign_keys = ON")
         with pytest.raises(sqlite3.Error) as caught:
             connection.execute(sql)
@@ -260,13 +259,17 @@ class TestSQLite:
             ("INSERT INTO t (missing) VALUES (1)", SchemaError),
             ("UPDATE t SET missing = 1", SchemaError),
             ("DROP INDEX missing", SchemaError),
-            ("INSERT INTO strict_t VALUES ('x')", BadValue),
             ("INSERT INTO parent VALUES ('x')", BadValue),
             ("DELETE FROM t", ConstraintError),
         ],
     )
     def test_what_sqlite_says_has_its_class(self, sql: str, kind: type[Error]) -> None:
         assert type(sqlite_error(sql)) is kind
+
+    @pytest.mark.needs(sqlite3.sqlite_version_info >= (3, 37), "STRICT tables")
+    def test_a_strict_table_refuses_a_bad_value(self) -> None:
+        error = sqlite_error("INSERT INTO t VALUES ('x')", "CREATE TABLE t (a INT) STRICT")
+        assert type(error) is BadValue
 
     @pytest.mark.parametrize(
         ("sql", "kind", "table", "columns", "constraint"),
