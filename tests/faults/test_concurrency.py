@@ -98,7 +98,6 @@ def _fill(db: Backend, times: list[datetime]) -> None:
     logs.write(db, [logs.make("a", 20, "b", time) for time in times])
 
 
-@pytest.mark.only("sqlite", "a session of PostgreSQL does not know whose process it serves")
 def test_four_processes_with_four_threads_each(url: str, db: Backend) -> None:
     processes = [start_process(_work_beside_others, url, str(number)) for number in range(4)]
     for process in processes:
@@ -107,10 +106,15 @@ def test_four_processes_with_four_threads_each(url: str, db: Backend) -> None:
     assert db.value("SELECT n FROM item WHERE id = -1") == 16 * 200
 
 
-@pytest.mark.only("sqlite", "the pool of PostgreSQL's connections is psycopg's")
 def test_a_transaction_that_is_collected_at_any_moment_stops_nobody(url: str) -> None:
     """Python's collector runs wherever memory is asked for, also inside the pool's own steps."""
     in_process(_collect_at_every_moment, url)
+
+
+def _locking(db: Queryable) -> str:
+    """Reads what is written next: PostgreSQL is to keep others from it until then."""
+    lock = db.dialect.pick(sqlite="", postgres=" FOR UPDATE")
+    return f"SELECT n FROM item WHERE id = -1{lock}"
 
 
 def _insert(db: Queryable, key: int) -> None:
@@ -154,8 +158,7 @@ def _read_all_own(db: Backend, key: int, saved: list[int]) -> None:
 
 def _count(db: Backend, key: int, saved: list[int]) -> None:
     def work(txn: Transaction) -> None:
-        lock = db.dialect.pick(sqlite="", postgres=" FOR UPDATE")
-        n = txn.value(f"SELECT n FROM item WHERE id = -1{lock}")
+        n = txn.value(_locking(txn))
         assert txn.execute("UPDATE item SET n = ? WHERE id = -1", (n + 1,)) == 1
 
     db.run(work)
@@ -195,7 +198,7 @@ def _work_beside_others(url: str, process: str) -> None:
             first = (int(process) * 4 + thread) * _STEP
             for key in range(first, first + 200):
                 with db.transaction() as txn:
-                    n = txn.value("SELECT n FROM item WHERE id = -1")
+                    n = txn.value(_locking(txn))
                     _insert(txn, key)
                     txn.execute("UPDATE item SET n = ? WHERE id = -1", (n + 1,))
 
@@ -204,7 +207,7 @@ def _work_beside_others(url: str, process: str) -> None:
 
 def _collect_at_every_moment(url: str) -> None:
     faulthandler.dump_traceback_later(BOUND, exit=True)
-    with connect(url, migrate=False) as db:
+    with connect(url, migrate=False, pool_size=1) as db:
         moment = 1
         while _collected_at(db, moment):
             moment += 1

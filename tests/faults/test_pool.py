@@ -202,7 +202,7 @@ def test_who_waits_when_it_is_closed_is_told_and_who_works_may_end(
     record_fault("closed with 50 waiting", acknowledged=1)
 
 
-@pytest.mark.only("postgres", "SQLite's connections are not opened when they are needed")
+@pytest.mark.only("postgres", "SQLite opens all but those of read-only transactions at once")
 def test_it_opens_as_many_as_are_needed_at_once_and_no_more(url: str) -> None:
     with connect(url, migrate=False, pool_size=5) as db:
         for _ in range(20):
