@@ -11,7 +11,8 @@ it comes before what a test asserts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, Protocol
@@ -19,6 +20,18 @@ from typing import Final, Protocol
 import pytest
 
 from prefect_db.testing import Verdict
+
+
+def compare(acknowledged: Iterable[Hashable], found: Iterable[Hashable]) -> Verdict:
+    """What became of writes without a ledger, all of which were acknowledged: their keys, and
+    those that are there."""
+    saved, there = Counter(acknowledged), Counter(found)
+    return Verdict(
+        acknowledged=saved.total(),
+        lost=[str(key) for key in (saved - there).elements()],
+        duplicated=[str(key) for key in (there - saved).elements() if key in saved],
+        unknown=[str(key) for key in there if key not in saved],
+    )
 
 
 class RecordFault(Protocol):

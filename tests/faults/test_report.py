@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from prefect_db.testing import Verdict
-from tests.faults.report import Table
+from tests.faults.report import Table, compare
 
 
 def _cells(table: Table) -> list[list[str]]:
@@ -27,6 +27,12 @@ def test_what_is_wrong_is_shown_and_fails(verdict: Verdict, shown: list[str]) ->
     with pytest.raises(AssertionError, match="killed: Verdict"):
         table.record("sqlite", "killed", verdict=verdict)
     assert _cells(table) == [shown]
+
+
+def test_writes_without_a_ledger_are_compared() -> None:
+    assert compare([1, 2], [2, 1]) == Verdict(2)
+    assert compare([1, 2], [2]) == Verdict(2, lost=["1"])
+    assert compare([1, 2], [1, 2, 2, 3]) == Verdict(2, duplicated=["2"], unknown=["3"])
 
 
 def test_a_loss_is_shown_without_a_number_of_writes() -> None:
