@@ -5,6 +5,7 @@ Afterwards the connection is clean for the next caller, and the data is all or n
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import random
@@ -22,9 +23,9 @@ from typing import Any, Final
 
 import pytest
 
-from prefect_db import Backend, Queryable, connect
+from prefect_db import Backend, BackendClosed, Queryable, connect
 from prefect_db.testing import Ledger, judge
-from tests.faults import BOUND, in_process, kill, start_process, until
+from tests.faults import BOUND, in_process, kill, open_files, start_process, until
 from tests.faults.postgres import PARTS, TABLE, found, write
 from tests.faults.report import RecordFault, compare
 
@@ -170,11 +171,31 @@ def test_a_handler_that_raises_nothing_disturbs_nothing(db: Backend) -> None:
     assert len(_halves(db)) == 2
 
 
-@pytest.mark.parametrize("way", ["statement", "read", "write", "read-only", "nested", "run"])
+@pytest.mark.parametrize(
+    "way",
+    [
+        "statement",
+        "read",
+        "executemany",
+        "connection",
+        "write",
+        "read-only",
+        "nested",
+        "rollback",
+        "run",
+    ],
+)
 def test_an_interrupt_at_any_step_leaves_the_pool_as_it_was(
     url: str, way: str, record_fault: RecordFault
 ) -> None:
     steps = int(in_process(_interrupt_at_every_step, url, way))
+    record_fault("KeyboardInterrupt at each step", times=steps)
+
+
+def test_an_interrupt_at_any_step_of_close_leaves_nothing_open(
+    url: str, record_fault: RecordFault
+) -> None:
+    steps = int(in_process(_interrupt_close, url))
     record_fault("KeyboardInterrupt at each step", times=steps)
 
 
@@ -310,6 +331,21 @@ def _write(db: Backend, id_: int) -> None:
         txn.execute("INSERT INTO item (id, half) VALUES (?, 'b')", (id_,))
 
 
+def _write_many(db: Backend, id_: int) -> None:
+    db.executemany("INSERT INTO item (id, half) VALUES (?, ?)", [(id_, "a"), (id_, "b")])
+
+
+def _roll_back(db: Backend, id_: int) -> None:
+    with db.transaction() as txn:
+        txn.execute("INSERT INTO item (id, half) VALUES (?, 'a')", (id_,))
+        txn.rollback()
+
+
+def _use_native(db: Backend, id_: int) -> None:
+    with db.connection() as native:
+        native.execute(f"INSERT INTO item (id, half) VALUES ({id_}, 'a'), ({id_}, 'b')")
+
+
 def _read_only(db: Backend, id_: int) -> None:
     with db.transaction(read_only=True, timeout=60) as txn:
         for row in txn.stream("SELECT id, half FROM item"):
@@ -332,11 +368,14 @@ _STEPS: Final[dict[str, Callable[[Backend, int], Any]]] = {
     "write": _write,
     "read-only": _read_only,
     "nested": _nested,
+    "executemany": _write_many,
+    "rollback": _roll_back,
+    "connection": _use_native,
     "run": lambda db, id_: db.run(lambda txn: _insert(txn, id_)),
 }
 
 
-_WRITING: Final = [_STEPS[way] for way in ("write", "nested", "run")]
+_WRITING: Final = [_STEPS[way] for way in ("executemany", "connection", "write", "nested", "run")]
 
 
 def _expect_noise() -> None:
@@ -359,6 +398,30 @@ def _interrupt_at_every_step(url: str, way: str) -> None:
             step += 1
         assert step > 10
         _assert_whole(db)
+    print(step - 1)
+
+
+def _interrupt_close(url: str) -> None:
+    _expect_noise()
+    connect(url, migrate=False).close()
+    step, before = 0, open_files()
+    interrupted = True
+    while interrupted:
+        step += 1
+        db = connect(url, migrate=False, pool_size=2)
+        db.value("SELECT 1")
+        with db.transaction(read_only=True) as txn:
+            txn.value("SELECT 1")
+        interrupted = _interrupted(lambda db, _: db.close(), db, step)
+        with suppress(BackendClosed):
+            db.close()
+            db.value("SELECT 1")
+            raise AssertionError("it was not closed")
+        # What the first one did not come to is closed when the Backend is collected.
+        del db, txn
+        gc.collect()
+        assert open_files() == before, f"a connection is left open at step {step}"
+    assert step > 10
     print(step - 1)
 
 
