@@ -6,6 +6,7 @@ import asyncio
 import random
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from typing import Final
@@ -226,16 +227,62 @@ def test_an_old_connection_is_replaced(url: str, monkeypatch: pytest.MonkeyPatch
         assert (db.stats().size, db.stats().broken) == (1, 0)
 
 
-def test_an_interpreter_that_ends_with_an_open_backend_says_nothing(url: str) -> None:
-    in_process(_leave_open, url)
-
-
 def _leave_open(url: str) -> None:
-    global _left_open
-    _left_open = connect(url, migrate=False)
-    with _left_open.transaction() as txn:
+    db = connect(url, migrate=False)
+    _left.append(db)
+    with db.transaction() as txn:
         assert txn.value("SELECT 1") == 1
-    assert _left_open.value("SELECT 1") == 1
+    assert db.value("SELECT 1") == 1
 
 
-_left_open: Backend | None = None
+def _leave_open_for_asyncio(url: str) -> None:
+    async def main() -> None:
+        db = aio.connect(url, migrate=False)
+        _left.append(db)
+        await db.__aenter__()
+        assert await db.run(Backend.value, "SELECT 1") == 1
+
+    asyncio.run(main())
+
+
+def _leave_one_who_waits(url: str) -> None:
+    db = connect(url, migrate=False, pool_size=1, pool_timeout=BOUND)
+    _left.append(db)
+    done = threading.Event()
+
+    def hold() -> None:
+        with db.transaction():
+            done.wait(2 * BOUND)
+
+    threading.Thread(target=hold, daemon=True).start()
+    until(lambda: db.stats().in_use == 1)
+    threading.Thread(target=db.execute, args=("DELETE FROM item",), daemon=True).start()
+    until(lambda: db.stats().waiting == 1)
+
+
+def _leave_one_who_works(url: str) -> None:
+    db = connect(url, migrate=False)
+    _left.append(db)
+    long = db.dialect.pick(
+        sqlite="WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n)"
+        " SELECT count(*) FROM n",
+        postgres="SELECT pg_sleep(600)",
+    )
+    threading.Thread(target=db.execute, args=(long,), daemon=True).start()
+    until(lambda: db.stats().in_use == 1)
+    time.sleep(0.1)
+
+
+# Until the end of the interpreter.
+_left: Final[list[object]] = []
+
+
+@pytest.mark.parametrize(
+    "leave", [_leave_open, _leave_open_for_asyncio, _leave_one_who_waits, _leave_one_who_works]
+)
+def test_an_interpreter_that_ends_says_nothing(
+    url: str, leave: Callable[[str], None], record_fault: RecordFault
+) -> None:
+    """And does not wait for its daemon threads, which may be anywhere in the library."""
+    assert in_process(leave, url) == ""
+    record_fault("interpreter ends with an open Backend")
