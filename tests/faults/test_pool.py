@@ -83,6 +83,22 @@ def test_a_thread_that_holds_one_may_wait_for_those_of_others(url: str) -> None:
         _assert_empty(db)
 
 
+def test_who_waits_is_served_in_the_order_in_which_they_came(url: str) -> None:
+    order: list[int] = []
+
+    def wait(number: int) -> None:
+        with db.transaction():
+            order.append(number)
+
+    with connect(url, migrate=False, pool_size=1) as db:
+        with ThreadPoolExecutor(8) as threads, db.transaction():
+            for number in range(8):
+                threads.submit(wait, number)
+                until(lambda: db.stats().waiting == number + 1)  # noqa: B023
+        assert order == list(range(8))
+        _assert_empty(db)
+
+
 def test_a_wait_that_is_too_long_is_told_with_the_numbers(
     url: str, record_fault: RecordFault
 ) -> None:
