@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from types import FrameType
 from typing import Final, TypeVar
 
 import pytest
@@ -23,12 +26,14 @@ from prefect_db.testing.processes import (
 
 __all__ = [
     "BOUND",
+    "ENDED",
     "LINUX",
     "end_process",
     "in_process",
     "in_thread",
     "kill",
     "open_files",
+    "raise_on_signals",
     "reach",
     "start_process",
     "stop_before",
@@ -48,6 +53,27 @@ def until(condition: Callable[[], bool], bound: float = BOUND) -> None:
     while not condition():
         assert time.monotonic() < deadline, "the condition was never met"
         time.sleep(0.005)
+
+
+# What a process ends with that `raise_on_signals` has ended by SIGTERM.
+ENDED: Final = 3
+
+
+def raise_on_signals() -> threading.Event:
+    """In a process: have SIGINT raise KeyboardInterrupt and SIGTERM SystemExit, as hosts do.
+
+    Returns:
+        Is set when one has come: Python drops what is raised while it runs a `__del__`.
+    """
+    told = threading.Event()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        told.set()
+        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(ENDED)
+
+    signal.signal(signal.SIGINT, handle)
+    signal.signal(signal.SIGTERM, handle)
+    return told
 
 
 def open_files() -> int:

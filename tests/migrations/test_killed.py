@@ -3,6 +3,7 @@ nothing."""
 
 from __future__ import annotations
 
+import itertools
 import random
 import signal
 import threading
@@ -16,7 +17,7 @@ from uuid import UUID
 import pytest
 
 from prefect_db import Backend, Dirty, connect, events, migrate
-from tests.faults import kill, start_process, stop_before
+from tests.faults import kill, raise_on_signals, start_process, stop_before
 from tests.faults.report import RecordFault
 from tests.migrations import add, watched
 from tests.migrations.catalogue import catalogue
@@ -25,7 +26,7 @@ _BATCH: Final = 1000
 _RELATED: Final = 2
 
 
-# The last two are those of Ctrl-C, which raises, and of whoever ends services, which does not.
+# The last two are those of Ctrl-C, which raises, and of whoever ends services.
 every_signal = pytest.mark.parametrize(
     "number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM], ids=["KILL", "INT", "TERM"]
 )
@@ -192,9 +193,9 @@ def write_and_stop(url: str, text: str) -> None:
 
 def write_on_and_on(url: str) -> None:
     """Tells each time when a batch is written."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    told = raise_on_signals()
     with connect(url, migrate=False) as db:
-        for number in range(1000):
+        for number in itertools.takewhile(lambda _: not told.is_set(), range(1000)):
             events.write(db, batch(number))
             print(number, flush=True)
 

@@ -61,7 +61,8 @@ def admin(backend_name: str, url: str) -> Iterator[psycopg.Connection[Any] | Non
         yield None
         return
     with psycopg.connect(url, autocommit=True) as admin:
-        assert sessions(admin) == set()
+        # That which looked whether the server has started.
+        until(lambda: sessions(admin) == set())
         yield admin
         # The server ends that of a client that was killed when it has ended its statement.
         until(lambda: sessions(admin) == set())
