@@ -6,6 +6,8 @@ A new run has no history, so that its columns are known before. On PostgreSQL it
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import compress, repeat
+from operator import is_not
 from typing import Any, Final
 from uuid import UUID
 
@@ -110,12 +112,11 @@ def _columns(run: Record, dialect: Dialect) -> tuple[tuple[str, ...], list[Any]]
     JSON is text; `run` gets what will be read of it: lists for tuples, and nothing of a caller's.
     """
     jsonb = dialect.name == "postgres"
-    given = {
-        name: value
-        for name, value in zip(run.names, run.params(), strict=True)
+    values = run.params()
+    given = dict(compress(zip(run.names, values, strict=True), map(is_not, values, repeat(None))))
+    if "job_variables" in run.names:
         # Only here NULL is not the default.
-        if value is not None or name == "job_variables"
-    }
+        given.setdefault("job_variables", None)
     for name in _JSON:
         value = given.get(name)
         if value is not None:

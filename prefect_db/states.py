@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from itertools import compress, repeat
+from operator import is_not, itemgetter
 from typing import Any, Final, Protocol
 from uuid import UUID
 
@@ -184,6 +186,7 @@ _DETAILS: Final[dict[str, tuple[Any, Callable[[Any], Any]]]] = {
 
 _DEFAULTS: Final = {key: default for key, (default, _) in _DETAILS.items()}
 _STORED: Final = tuple((key, to) for key, (_, to) in _DETAILS.items() if to is not _itself)
+_stored: Final = itemgetter(*(key for key, _ in _STORED))
 
 
 def complete_details(given: Mapping[str, Any], due: datetime | None = None) -> dict[str, Any]:
@@ -201,10 +204,9 @@ def complete_details(given: Mapping[str, Any], due: datetime | None = None) -> d
     if len(complete) > len(_DEFAULTS):
         unknown = [key for key in given if key not in _DEFAULTS]
         raise BadValue(f"state_details has no {', '.join(unknown)}; it has {', '.join(_DEFAULTS)}")
-    for key, store in _STORED:
-        value = complete[key]
-        if value is not None:
-            complete[key] = store(value)
+    # Most are None: a loop in C finds those that are not.
+    for key, store in compress(_STORED, map(is_not, _stored(complete), repeat(None))):
+        complete[key] = store(complete[key])
     if due is not None and complete["scheduled_time"] is None:
         complete["scheduled_time"] = _iso(due)
     return complete

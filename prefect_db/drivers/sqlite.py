@@ -126,10 +126,13 @@ class SQLiteConnection:
         if self.wants_wal and not reads:
             self._enter_wal()
         try:
-            before = 0 if reads else native.total_changes
+            if reads:
+                cursor = self._execute(statement.text, values)
+                return Result(cursor.fetchall(), 0, cursor)
+            before = native.total_changes
             cursor = self._execute(statement.text, values)
             rows = cursor.fetchall()
-            count = 0 if reads else cursor.rowcount
+            count = cursor.rowcount
             if count < 0:
                 # sqlite3 counts only for statements that begin with INSERT, UPDATE or DELETE.
                 changed = native.total_changes != before
