@@ -103,8 +103,9 @@ def kill(
         time.sleep(after)
         process.send_signal(number)
         errors = process.communicate(timeout=BOUND)[1]
-    finally:
+    except BaseException:
         process.kill()
-        process.wait()
+        process.communicate()
+        raise
     assert printed == f"{point}\n", errors
     return process.returncode

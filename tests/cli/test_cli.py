@@ -480,9 +480,13 @@ class TestTrim:
         events.write(opened, [event(timedelta(days=9), "slow") for _ in range(200)])
         _make_slow(opened)
         process = start("trim", "--older-than", "7d", "--url", url)
-        until(lambda: left(opened)[0] < 700 or process.poll() is not None)
-        process.send_signal(signal.SIGINT)
-        assert end(process) == (130, "", "prefect-db: interrupted\n")
+        try:
+            until(lambda: left(opened)[0] < 700 or process.poll() is not None)
+            process.send_signal(signal.SIGINT)
+            assert end(process) == (130, "", "prefect-db: interrupted\n")
+        finally:
+            process.kill()
+            process.wait()
         # How many a batch has depends on how long the one before it took.
         remaining = left(opened)[0]
         assert 200 <= remaining < 700

@@ -34,6 +34,7 @@ from prefect_db import (
 )
 from prefect_db.flows import Flow
 from tests.faults import BOUND, in_process, until
+from tests.migrations import watched_driver
 
 _who: ContextVar[str] = ContextVar("who", default="nobody")
 
@@ -298,6 +299,59 @@ def test_work_that_hides_its_cancellation_gets_no_further(use: Callable[..., Non
         assert await _ids(db) == []
 
     use(body)
+
+
+@pytest.mark.parametrize(
+    ("point", "fails", "outcome", "saved"),
+    [
+        ("BEGIN", False, Cancelled, False),
+        ("begun", False, Cancelled, False),
+        ("ROLLBACK", True, ZeroDivisionError, False),
+        ("rolled back", True, ZeroDivisionError, False),
+        ("release", True, ZeroDivisionError, False),
+        ("COMMIT", False, aio.Completed, True),
+        ("committed", False, aio.Completed, True),
+        ("release", False, aio.Completed, True),
+        ("released", False, aio.Completed, True),
+    ],
+)
+def test_a_cancel_in_a_step_of_the_transaction_itself(
+    url: str,
+    use: Callable[..., None],
+    point: str,
+    fails: bool,
+    outcome: type[BaseException],
+    saved: bool,
+) -> None:
+    """Only a BEGIN is interrupted; none of the others is, and each comes to its end."""
+    armed, begun, go_on = threading.Event(), threading.Event(), threading.Event()
+    interrupts = 0
+
+    def watch(step: str) -> None:
+        nonlocal interrupts
+        interrupts += step == "interrupt"
+        if step == point and armed.is_set():
+            armed.clear()
+            _pause(begun, go_on)
+
+    async def body(db: aio.AsyncBackend) -> None:
+        armed.set()
+        task = asyncio.create_task(db.transaction(_add_and_fail if fails else partial(_add, id_=9)))
+        await _until(begun.is_set)
+        task.cancel()
+        try:
+            if outcome is Cancelled:
+                await _until(lambda: interrupts > 1)
+            else:
+                await asyncio.sleep(0.1)
+                assert interrupts == 0
+            assert not task.done()
+        finally:
+            go_on.set()
+        assert isinstance(await _outcome(task), outcome)
+        assert await _ids(db) == ([9] if saved else [])
+
+    use(body, driver=watched_driver(url, watch))
 
 
 @pytest.mark.only("postgres", "nothing runs long at SQLite's COMMIT")

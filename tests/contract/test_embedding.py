@@ -20,6 +20,7 @@ import pytest
 
 from prefect_db import connect, flow_runs, flows
 from tests.faults import BOUND, until
+from tests.faults.report import RecordFault
 
 _ROOT: Final = Path(__file__).parents[2]
 _SNIPPETS: Final = dict(
@@ -44,7 +45,7 @@ def _files(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_snippet_is_run(backend_name: str) -> None:
     tested = Path(__file__).read_text()
     document = (_ROOT / "docs/embedding.md").read_text()
-    assert len(_SNIPPETS) == document.count("```python\n") == 6
+    assert len(_SNIPPETS) == document.count("```python\n") == 8
     assert [name for name in _SNIPPETS if name.removesuffix(".py") not in tested] == []
 
 
@@ -72,7 +73,7 @@ def test_flask_under_gunicorn(tmp_path: Path, url: str) -> None:
 
 
 @pytest.mark.direct("its program connects as one does without PgBouncer")
-def test_flask_connected_before_the_fork(tmp_path: Path) -> None:
+def test_flask_connected_before_the_fork(tmp_path: Path, record_fault: RecordFault) -> None:
     with _gunicorn(tmp_path, "--preload") as address, pytest.raises(HTTPError, match="500"):
         _json(f"{address}/flows")
     assert re.search(
@@ -80,6 +81,23 @@ def test_flask_connected_before_the_fork(tmp_path: Path) -> None:
         r" process that opened it; call connect\(\) in the child process",
         (tmp_path / "log").read_text(),
     )
+    record_fault("gunicorn --preload, connected before the fork")
+
+
+@pytest.mark.direct("its program connects as one does without PgBouncer")
+def test_flask_connected_after_the_fork(
+    tmp_path: Path, url: str, record_fault: RecordFault
+) -> None:
+    """By the hooks, in each of the workers, of an application that was loaded before."""
+    hooks = ("--preload", "--config=gunicorn_hooks.py")
+    with connect(url) as db:
+        flows.create(db, "nightly")
+    with _gunicorn(tmp_path, *hooks, app="preloaded_app:app") as address:
+        for _ in range(10):
+            assert _json(f"{address}/flows") == ["nightly"]
+    log = (tmp_path / "log").read_text()
+    assert "Error" not in log, log
+    record_fault("gunicorn --preload, connected after the fork", times=2)
 
 
 @pytest.mark.direct("its program connects as one does without PgBouncer")
@@ -131,7 +149,7 @@ def _python(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def _gunicorn(folder: Path, *options: str) -> Any:
+def _gunicorn(folder: Path, *options: str, app: str = "flask_app:create_app()") -> Any:
     return _server(
         folder,
         "gunicorn",
@@ -139,7 +157,7 @@ def _gunicorn(folder: Path, *options: str) -> Any:
         "--threads=4",
         "--bind=127.0.0.1:{port}",
         *options,
-        "flask_app:create_app()",
+        app,
     )
 
 

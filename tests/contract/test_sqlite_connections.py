@@ -179,20 +179,6 @@ def test_a_read_inside_ones_own_transaction_is_refused_in_memory() -> None:
             db.value("SELECT 1")
 
 
-def test_writers_are_served_in_the_order_in_which_they_came(db: Backend) -> None:
-    order: list[int] = []
-
-    def wait(number: int) -> None:
-        with db.transaction():
-            order.append(number)
-
-    with ThreadPoolExecutor(8) as threads, db.transaction():
-        for number in range(8):
-            threads.submit(wait, number)
-            _until_waiting(db, number + 1)
-    assert order == list(range(8))
-
-
 def test_a_newcomer_does_not_pass_a_writer_who_waits(db: Backend) -> None:
     order: list[str] = []
 

@@ -523,6 +523,23 @@ def test_what_a_trigger_rolled_back_is_not_gone_on_with(db: Backend) -> None:
     assert _ids(db) == []
 
 
+@pytest.mark.only("sqlite", "no statement of PostgreSQL's rolls back more than itself")
+def test_what_a_statement_rolled_back_in_a_savepoint_is_not_gone_on_with(db: Backend) -> None:
+    _add(db, 13)
+    with pytest.raises(TransactionAborted), db.transaction() as txn:
+        _add(txn, 1)
+        with txn.transaction() as middle:
+            _add(middle, 2)
+            with suppress(UniqueViolation), middle.transaction() as inner:
+                _add(inner, 3)
+                inner.execute("INSERT OR ROLLBACK INTO item (id) VALUES (13)")
+            with pytest.raises(TransactionAborted):
+                _add(middle, 4)
+        with pytest.raises(TransactionAborted):
+            _add(txn, 5)
+    assert _ids(db) == [13]
+
+
 def test_a_rollback_that_fails_hides_nothing(db: Backend, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(KeyError), db.transaction() as txn:
         _add(txn, 1)

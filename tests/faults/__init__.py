@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from types import FrameType
 from typing import Final, TypeVar
 
 import pytest
@@ -22,11 +26,14 @@ from prefect_db.testing.processes import (
 
 __all__ = [
     "BOUND",
+    "ENDED",
     "LINUX",
     "end_process",
     "in_process",
     "in_thread",
     "kill",
+    "open_files",
+    "raise_on_signals",
     "reach",
     "start_process",
     "stop_before",
@@ -46,6 +53,32 @@ def until(condition: Callable[[], bool], bound: float = BOUND) -> None:
     while not condition():
         assert time.monotonic() < deadline, "the condition was never met"
         time.sleep(0.005)
+
+
+# What a process ends with that `raise_on_signals` has ended by SIGTERM.
+ENDED: Final = 3
+
+
+def raise_on_signals() -> threading.Event:
+    """In a process: have SIGINT raise KeyboardInterrupt and SIGTERM SystemExit, as hosts do.
+
+    Returns:
+        Is set when one has come: Python drops what is raised while it runs a `__del__`.
+    """
+    told = threading.Event()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        told.set()
+        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(ENDED)
+
+    signal.signal(signal.SIGINT, handle)
+    signal.signal(signal.SIGTERM, handle)
+    return told
+
+
+def open_files() -> int:
+    """How many files and sockets this process has open, where that can be told; else 0."""
+    return len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else 0
 
 
 def in_thread(work: Callable[[], T]) -> T:

@@ -102,6 +102,39 @@ def call_with_filter(db: Queryable, name: str, field: str, text: str, seeded: Se
     return function(db, filter)
 
 
+def words() -> list[tuple[str, str]]:
+    """Each function that takes a word, which becomes a part of its statements, with the parameter:
+    a sort or another one of a few, or the columns of an `update`."""
+    return [
+        (name, parameter.name)
+        for name, function in functions().items()
+        for parameter in inspect.signature(function).parameters.values()
+        if parameter.kind is parameter.VAR_KEYWORD
+        or _is_one_of_a_few(typing.get_type_hints(function)[parameter.name])
+    ]
+
+
+def call_with_word(db: Queryable, name: str, parameter: str, word: Any, seeded: Seeded) -> Any:
+    """Call a function with this in the place of a word."""
+    function = functions()[name]
+    positional, named = _Filled("a", seeded, None).arguments(name)
+    call = inspect.signature(function).bind(db, *positional, **named)
+    columns = (
+        inspect.signature(function).parameters[parameter].kind is inspect.Parameter.VAR_KEYWORD
+    )
+    call.arguments[parameter] = {str(word): 1} if columns else word
+    return function(*call.args, **call.kwargs)
+
+
+def _is_one_of_a_few(hint: Any) -> bool:
+    inner = typing.get_args(hint) if typing.get_origin(hint) is not Literal else ()
+    return (
+        typing.get_origin(hint) is Literal
+        or (inspect.isclass(hint) and issubclass(hint, Enum))
+        or any(_is_one_of_a_few(each) for each in inner)
+    )
+
+
 # What cannot be told from the annotations.
 _GIVEN: Final[dict[str, Callable[[str], dict[str, Any]]]] = {
     "blocks.create_schema": lambda text: {"fields": _fields(text)},

@@ -18,6 +18,7 @@ import pytest
 
 from prefect_db import Backend, ForkedBackend, Queryable, connect
 from tests.faults import in_process
+from tests.faults.report import RecordFault, compare
 
 _VERBS: Final[dict[str, Callable[[Backend], Any]]] = {
     "row": lambda db: db.row("SELECT 1"),
@@ -40,53 +41,67 @@ def db(url: str) -> Iterator[Backend]:
         yield db
 
 
-def test_a_child_is_refused_the_parents_backend(url: str) -> None:
+def test_a_child_is_refused_the_parents_backend(url: str, record_fault: RecordFault) -> None:
     in_process(_child_uses_each_verb, url)
+    record_fault("forked child uses the Backend", times=len(_VERBS))
 
 
-def test_a_child_that_closes_the_backend_closes_nothing_of_the_parents(url: str) -> None:
+def test_a_child_that_closes_the_backend_closes_nothing_of_the_parents(
+    url: str, record_fault: RecordFault
+) -> None:
     in_process(_child_closes, url)
+    record_fault("forked child closes the Backend")
 
 
-def test_a_child_that_just_ends_harms_nothing(url: str) -> None:
+def test_a_child_that_just_ends_harms_nothing(url: str, record_fault: RecordFault) -> None:
     in_process(_child_ends_inside_the_block, url)
+    record_fault("forked child ends")
 
 
-def test_a_child_is_refused_the_parents_transaction(url: str, db: Backend) -> None:
+def test_a_child_is_refused_the_parents_transaction(
+    url: str, db: Backend, record_fault: RecordFault
+) -> None:
     in_process(_child_uses_the_transaction, url)
-    assert _ids(db) == [1, 2]
+    record_fault("forked child uses the transaction", verdict=compare([1, 2], _ids(db)))
 
 
-def test_a_child_that_leaves_the_parents_transaction_does_not_end_it(url: str, db: Backend) -> None:
+def test_a_child_that_leaves_the_parents_transaction_does_not_end_it(
+    url: str, db: Backend, record_fault: RecordFault
+) -> None:
     in_process(_child_leaves_the_transaction, url)
-    assert _ids(db) == [1, 2]
+    record_fault("forked child leaves the transaction", verdict=compare([1, 2], _ids(db)))
 
 
 def test_a_child_that_leaves_the_parents_transaction_does_not_save_it(
-    url: str, db: Backend
+    url: str, db: Backend, record_fault: RecordFault
 ) -> None:
     in_process(_child_ends_the_transaction_well, url)
-    assert _ids(db) == []
+    record_fault("forked child leaves the transaction", verdict=compare([], _ids(db)))
 
 
-def test_a_child_that_drops_the_parents_transaction_does_not_end_it(url: str, db: Backend) -> None:
+def test_a_child_that_drops_the_parents_transaction_does_not_end_it(
+    url: str, db: Backend, record_fault: RecordFault
+) -> None:
     in_process(_child_drops_the_transaction, url)
-    assert _ids(db) == [1, 2]
+    record_fault("forked child leaves the transaction", verdict=compare([1, 2], _ids(db)))
 
 
-def test_a_child_has_a_backend_of_its_own_when_it_connects(url: str, db: Backend) -> None:
+def test_a_child_has_a_backend_of_its_own_when_it_connects(
+    url: str, db: Backend, record_fault: RecordFault
+) -> None:
     in_process(_child_connects, url)
-    assert _ids(db) == [*range(100), *range(1000, 1100)]
+    verdict = compare([*range(100), *range(1000, 1100)], _ids(db))
+    record_fault("forked child connects for itself", verdict=verdict)
     check = db.dialect.pick(sqlite="PRAGMA integrity_check", postgres="SELECT 'ok'")
     assert db.value(check) == "ok"
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_the_processes_of_multiprocessing_connect_for_themselves(
-    url: str, db: Backend, method: str
+    url: str, db: Backend, method: str, record_fault: RecordFault
 ) -> None:
     in_process(_multiprocess, url, method)
-    assert _ids(db) == [*range(40)]
+    record_fault(f"multiprocessing: {method}", times=4, verdict=compare(range(40), _ids(db)))
     assert db.stats().in_use == 0
 
 

@@ -5,6 +5,8 @@ Afterwards the connection is clean for the next caller, and the data is all or n
 
 from __future__ import annotations
 
+import gc
+import itertools
 import logging
 import os
 import random
@@ -15,13 +17,27 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
 import pytest
 
-from prefect_db import Backend, Queryable, connect
-from tests.faults import BOUND, in_process, until
+from prefect_db import Backend, BackendClosed, Queryable, connect
+from prefect_db.testing import Ledger, judge
+from tests.faults import (
+    BOUND,
+    ENDED,
+    in_process,
+    kill,
+    open_files,
+    raise_on_signals,
+    start_process,
+    until,
+)
+from tests.faults.postgres import PARTS, TABLE, found, write
+from tests.faults.report import RecordFault, compare
 
 # Seconds: a long statement lasts longer than what is prompt by so much that both are safe to tell.
 _LONG: Final = 40
@@ -54,18 +70,22 @@ def kind(request: pytest.FixtureRequest) -> Iterator[type[BaseException]]:
 
 
 @pytest.mark.parametrize("way", ["statement", "transaction", "savepoint", "stream"])
-def test_a_signal_ends_a_long_statement(db: Backend, kind: type[BaseException], way: str) -> None:
+def test_a_signal_ends_a_long_statement(
+    db: Backend, kind: type[BaseException], way: str, record_fault: RecordFault
+) -> None:
     with _prompt(kind), _signal_during_statement(db):
         _WAYS[way](db)
+    record_fault("signal in a long statement", verdict=compare([], _halves(db)))
     assert db.stats().in_use == 0
-    assert _halves(db) == []
 
 
-def test_a_signal_ends_a_long_executemany(db: Backend, kind: type[BaseException]) -> None:
+def test_a_signal_ends_a_long_executemany(
+    db: Backend, kind: type[BaseException], record_fault: RecordFault
+) -> None:
     with _prompt(kind), _signal_during_statement(db):
         _WAYS["executemany"](db)
+    record_fault("signal in a long statement", verdict=compare([], _halves(db)))
     assert db.stats().in_use == 0
-    assert _halves(db) == []
     _insert(db, 1)
     assert _halves(db) == [(1, "a"), (1, "b")]
 
@@ -85,7 +105,7 @@ def test_a_signal_ends_the_statement_on_the_server_too(
 
 @pytest.mark.only("postgres", "nothing runs long at SQLite's COMMIT")
 def test_a_signal_during_commit_leaves_all_or_nothing(
-    db: Backend, kind: type[BaseException]
+    db: Backend, kind: type[BaseException], record_fault: RecordFault
 ) -> None:
     db.execute(
         "CREATE FUNCTION linger() RETURNS trigger LANGUAGE plpgsql AS"
@@ -100,9 +120,12 @@ def test_a_signal_during_commit_leaves_all_or_nothing(
         txn.execute("INSERT INTO item (id, half) VALUES (1, 'b')")
     assert db.stats().in_use == 0
     assert len(_halves(db)) in (0, 2)
+    record_fault("signal during COMMIT", acknowledged=0)
 
 
-def test_a_signal_ends_the_wait_for_a_connection(url: str, kind: type[BaseException]) -> None:
+def test_a_signal_ends_the_wait_for_a_connection(
+    url: str, kind: type[BaseException], record_fault: RecordFault
+) -> None:
     with connect(url, migrate=False, pool_size=1, pool_timeout=_LONG) as db:
         held, done = threading.Event(), threading.Event()
 
@@ -124,10 +147,11 @@ def test_a_signal_ends_the_wait_for_a_connection(url: str, kind: type[BaseExcept
         with db.transaction():
             assert db.stats().in_use == 1
         assert db.stats().in_use == 0
+    record_fault("signal in a wait for a connection")
 
 
 def test_a_signal_ends_the_wait_for_the_lock_of_another(
-    url: str, db: Backend, kind: type[BaseException]
+    url: str, db: Backend, kind: type[BaseException], record_fault: RecordFault
 ) -> None:
     _insert(db, 1)
     with (
@@ -141,6 +165,7 @@ def test_a_signal_ends_the_wait_for_the_lock_of_another(
         assert waiting.stats().in_use == 0
         holder.rollback()
         assert waiting.execute("UPDATE item SET half = 'mine'") == 2
+    record_fault("signal in a wait for a lock", acknowledged=1)
 
 
 def test_a_handler_that_raises_nothing_disturbs_nothing(db: Backend) -> None:
@@ -156,13 +181,68 @@ def test_a_handler_that_raises_nothing_disturbs_nothing(db: Backend) -> None:
     assert len(_halves(db)) == 2
 
 
-@pytest.mark.parametrize("way", ["statement", "read", "write", "read-only", "nested", "run"])
-def test_an_interrupt_at_any_step_leaves_the_pool_as_it_was(url: str, way: str) -> None:
-    in_process(_interrupt_at_every_step, url, way)
+@pytest.mark.parametrize(
+    "way",
+    [
+        "statement",
+        "read",
+        "executemany",
+        "connection",
+        "write",
+        "read-only",
+        "nested",
+        "rollback",
+        "run",
+    ],
+)
+def test_an_interrupt_at_any_step_leaves_the_pool_as_it_was(
+    url: str, way: str, record_fault: RecordFault
+) -> None:
+    steps = int(in_process(_interrupt_at_every_step, url, way))
+    record_fault("KeyboardInterrupt at each step", times=steps)
 
 
-def test_signals_at_random_moments_leave_whole_rows_and_a_pool_as_it_was(url: str) -> None:
-    in_process(_interrupt_at_random, url)
+def test_an_interrupt_at_any_step_of_close_leaves_nothing_open(
+    url: str, record_fault: RecordFault
+) -> None:
+    steps = int(in_process(_interrupt_close, url))
+    record_fault("KeyboardInterrupt at each step", times=steps)
+
+
+def test_signals_at_random_moments_leave_whole_rows_and_a_pool_as_it_was(
+    url: str, record_fault: RecordFault
+) -> None:
+    times, acknowledged, lost = map(int, in_process(_interrupt_at_random, url).split())
+    record_fault("signals at random moments", times=times, acknowledged=acknowledged, lost=lost)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def test_a_worker_that_is_ended_while_it_writes_loses_nothing(
+    url: str, number: signal.Signals, tmp_path: Path, record_fault: RecordFault
+) -> None:
+    path, times = tmp_path / "ledger", 6
+    with connect(url, migrate=False) as db:
+        db.execute(TABLE)
+        for started in range(times):
+            worker = start_process(write_on_and_on, url, str(path), str(started))
+            code = kill(worker, "written", after=random.uniform(0, 0.3), number=number)
+            assert code in (0, -signal.SIGINT if number is signal.SIGINT else ENDED)
+        verdict = judge([path], found(db), parts=PARTS)
+        record_fault(f"worker ended by {number.name}", times=times, verdict=verdict)
+        assert verdict.acknowledged >= times
+
+
+def write_on_and_on(url: str, path: str, worker: str) -> None:
+    """As a host's worker, which ends in an orderly way when it is told to."""
+    told = raise_on_signals()
+    with connect(url, migrate=False) as db, Ledger(Path(path)) as ledger:
+        for number in itertools.takewhile(lambda _: not told.is_set(), itertools.count()):
+            key = f"{worker}.{number}"
+            ledger.intend(key)
+            db.run(partial(write, key=key))
+            ledger.acknowledge(key)
+            if number == 0:
+                print("written", flush=True)
 
 
 def _in_transaction(db: Backend) -> None:
@@ -256,6 +336,21 @@ def _write(db: Backend, id_: int) -> None:
         txn.execute("INSERT INTO item (id, half) VALUES (?, 'b')", (id_,))
 
 
+def _write_many(db: Backend, id_: int) -> None:
+    db.executemany("INSERT INTO item (id, half) VALUES (?, ?)", [(id_, "a"), (id_, "b")])
+
+
+def _roll_back(db: Backend, id_: int) -> None:
+    with db.transaction() as txn:
+        txn.execute("INSERT INTO item (id, half) VALUES (?, 'a')", (id_,))
+        txn.rollback()
+
+
+def _use_native(db: Backend, id_: int) -> None:
+    with db.connection() as native:
+        native.execute(f"INSERT INTO item (id, half) VALUES ({id_}, 'a'), ({id_}, 'b')")
+
+
 def _read_only(db: Backend, id_: int) -> None:
     with db.transaction(read_only=True, timeout=60) as txn:
         for row in txn.stream("SELECT id, half FROM item"):
@@ -278,8 +373,14 @@ _STEPS: Final[dict[str, Callable[[Backend, int], Any]]] = {
     "write": _write,
     "read-only": _read_only,
     "nested": _nested,
+    "executemany": _write_many,
+    "rollback": _roll_back,
+    "connection": _use_native,
     "run": lambda db, id_: db.run(lambda txn: _insert(txn, id_)),
 }
+
+
+_WRITING: Final = [_STEPS[way] for way in ("executemany", "connection", "write", "nested", "run")]
 
 
 def _expect_noise() -> None:
@@ -302,6 +403,31 @@ def _interrupt_at_every_step(url: str, way: str) -> None:
             step += 1
         assert step > 10
         _assert_whole(db)
+    print(step - 1)
+
+
+def _interrupt_close(url: str) -> None:
+    _expect_noise()
+    connect(url, migrate=False).close()
+    step, before = 0, open_files()
+    interrupted = True
+    while interrupted:
+        step += 1
+        db = connect(url, migrate=False, pool_size=2)
+        db.value("SELECT 1")
+        with db.transaction(read_only=True) as txn:
+            txn.value("SELECT 1")
+        interrupted = _interrupted(lambda db, _: db.close(), db, step)
+        with suppress(BackendClosed):
+            db.close()
+            db.value("SELECT 1")
+            raise AssertionError("it was not closed")
+        # What the first one did not come to is closed when the Backend is collected.
+        del db, txn
+        gc.collect()
+        assert open_files() == before, f"a connection is left open at step {step}"
+    assert step > 10
+    print(step - 1)
 
 
 def _interrupted(operation: Callable[[Backend, int], Any], db: Backend, step: int) -> bool:
@@ -356,18 +482,24 @@ def _interrupt_at_random(url: str) -> None:
         ends = time.monotonic() + 10
         id_ = 0
         _insert(db, id_)
+        saved = {id_}
         while interrupts < 300 and time.monotonic() < ends:
             id_ += 1
             with suppress(KeyboardInterrupt):
                 armed = True
-                operations[id_ % len(operations)](db, id_)
+                operation = operations[id_ % len(operations)]
+                operation(db, id_)
+                if operation in _WRITING:
+                    saved.add(id_)
                 # Here: one that comes while the block ends would not be suppressed.
                 armed = False
         done.set()
         sender.join()
         assert interrupts > 50
         assert db.stats().in_use == 0, db.stats()
+        lost = saved - {id_ for id_, _ in _halves(db)}
         _assert_whole(db)
+    print(interrupts, len(saved), len(lost))
 
 
 def _assert_whole(db: Backend) -> None:

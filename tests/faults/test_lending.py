@@ -12,6 +12,7 @@ from typing import Any, Final
 from prefect_db.drivers import lending as module
 from prefect_db.drivers.lending import Lending
 from tests.faults import BOUND, in_thread, until
+from tests.faults.report import RecordFault
 
 # Seconds that others get at a step: if it holds the lock they cannot end before it goes on.
 _PAUSE: Final = 0.02
@@ -112,8 +113,8 @@ def _at_each_step(
     check: Callable[[Items, Any, Any], None],
     *,
     interrupt: bool = False,
-) -> None:
-    """Check what the two got, or raised."""
+) -> int:
+    """Check what the two got, or raised; the number of steps."""
     with ThreadPoolExecutor(2) as threads:
         lending = make()
         counted = _Stepped(threads, lending, act, interrupt=interrupt)
@@ -129,6 +130,7 @@ def _at_each_step(
             acted = _outcome(stepped.acting)
             assert stepped.other is not None
             check(lending, acted, _outcome(stepped.other))
+    return steps
 
 
 def _outcome(future: Future[Any]) -> Any:
@@ -152,49 +154,54 @@ def _assert_free(lending: Items, item: str = "a") -> None:
     assert in_thread(lambda: lending.acquire(0)) is None
 
 
-def test_two_never_get_the_same() -> None:
+def test_two_never_get_the_same(record_fault: RecordFault) -> None:
     def check(lending: Items, one: Any, other: Any) -> None:
         assert {one, other} == {"a", None}
         assert (lending.in_use, lending.waiting, lending.acquires) == (1, 0, 2)
 
-    _at_each_step(_free, lambda it: it.acquire(0), lambda it: it.acquire(0), check)
+    steps = _at_each_step(_free, lambda it: it.acquire(0), lambda it: it.acquire(0), check)
+    record_fault("lending at each step of another's", times=steps)
 
 
-def test_who_comes_to_wait_gets_what_is_given_back_just_then() -> None:
+def test_who_comes_to_wait_gets_what_is_given_back_just_then(record_fault: RecordFault) -> None:
     def check(lending: Items, got: Any, _: Any) -> None:
         assert got == "a"
         lending.release("a")
         _assert_free(lending)
 
-    _at_each_step(_held, lambda it: it.acquire(_LONG), lambda it: it.release("a"), check)
+    steps = _at_each_step(_held, lambda it: it.acquire(_LONG), lambda it: it.release("a"), check)
+    record_fault("lending at each step of another's", times=steps)
 
 
-def test_what_is_given_back_goes_to_who_comes_to_wait_just_then() -> None:
+def test_what_is_given_back_goes_to_who_comes_to_wait_just_then(record_fault: RecordFault) -> None:
     def check(lending: Items, _: Any, got: Any) -> None:
         assert got == "a"
         lending.release("a")
         _assert_free(lending)
 
-    _at_each_step(_held, lambda it: it.release("a"), lambda it: it.acquire(_LONG), check)
+    steps = _at_each_step(_held, lambda it: it.release("a"), lambda it: it.acquire(_LONG), check)
+    record_fault("lending at each step of another's", times=steps)
 
 
-def test_two_who_give_back_the_same_give_it_to_one() -> None:
+def test_two_who_give_back_the_same_give_it_to_one(record_fault: RecordFault) -> None:
     """A `release` that is repeated after an interrupt may meet the first one's effect."""
 
     def check(lending: Items, *_: Any) -> None:
         _assert_free(lending)
 
-    _at_each_step(_held, lambda it: it.release("a"), lambda it: it.release("a"), check)
+    steps = _at_each_step(_held, lambda it: it.release("a"), lambda it: it.release("a"), check)
+    record_fault("lending at each step of another's", times=steps)
 
 
-def test_who_comes_when_it_is_closed_does_not_wait() -> None:
+def test_who_comes_when_it_is_closed_does_not_wait(record_fault: RecordFault) -> None:
     def check(lending: Items, got: Any, taken: Any) -> None:
         assert (got, taken) in ((None, ["a"]), ("a", []))
 
-    _at_each_step(_free, lambda it: it.acquire(2 * BOUND), Lending.take_free, check)
+    steps = _at_each_step(_free, lambda it: it.acquire(2 * BOUND), Lending.take_free, check)
+    record_fault("lending at each step of another's", times=steps)
 
 
-def test_who_comes_when_one_is_replaced_gets_the_other() -> None:
+def test_who_comes_when_one_is_replaced_gets_the_other(record_fault: RecordFault) -> None:
     def replace(lending: Items) -> None:
         lending.replace("a", "b")
         lending.release("b")
@@ -204,20 +211,22 @@ def test_who_comes_when_one_is_replaced_gets_the_other() -> None:
         lending.release("b")
         _assert_free(lending, "b")
 
-    _at_each_step(_held, lambda it: it.acquire(_LONG), replace, check)
+    steps = _at_each_step(_held, lambda it: it.acquire(_LONG), replace, check)
+    record_fault("lending at each step of another's", times=steps)
 
 
-def test_who_is_interrupted_when_one_is_handed_over_keeps_none() -> None:
+def test_who_is_interrupted_when_one_is_handed_over_keeps_none(record_fault: RecordFault) -> None:
     def check(lending: Items, raised: Any, _: Any) -> None:
         assert isinstance(raised, KeyboardInterrupt)
         _assert_free(lending)
 
-    _at_each_step(
+    steps = _at_each_step(
         _held, lambda it: it.acquire(_LONG), lambda it: it.release("a"), check, interrupt=True
     )
+    record_fault("lending interrupted at each step", times=steps)
 
 
-def test_who_is_interrupted_when_one_was_handed_over_keeps_none() -> None:
+def test_who_is_interrupted_when_one_was_handed_over_keeps_none(record_fault: RecordFault) -> None:
     with ThreadPoolExecutor(1) as threads:
         at = 0
         while True:
@@ -234,6 +243,7 @@ def test_who_is_interrupted_when_one_was_handed_over_keeps_none() -> None:
                 break
             _assert_free(lending)
     assert at > 5
+    record_fault("lending interrupted at each step", times=at - 1)
 
 
 def test_a_newcomer_does_not_overtake_who_waits() -> None:
@@ -247,7 +257,9 @@ def test_a_newcomer_does_not_overtake_who_waits() -> None:
         assert waiting.result(BOUND) == "a"
 
 
-def test_a_release_that_is_interrupted_is_repeated_and_who_waits_gets_it() -> None:
+def test_a_release_that_is_interrupted_is_repeated_and_who_waits_gets_it(
+    record_fault: RecordFault,
+) -> None:
     """As the pools repeat it."""
     at, interrupted = 0, True
     with ThreadPoolExecutor(2) as threads:
@@ -266,9 +278,12 @@ def test_a_release_that_is_interrupted_is_repeated_and_who_waits_gets_it() -> No
             lending.release("a")
             _assert_free(lending)
     assert at > 5
+    record_fault("lending interrupted at each step", times=at - 1)
 
 
-def test_a_serve_that_is_interrupted_is_repeated_and_who_waits_gets_it() -> None:
+def test_a_serve_that_is_interrupted_is_repeated_and_who_waits_gets_it(
+    record_fault: RecordFault,
+) -> None:
     """What is free is set aside for who waits, and must not stay so."""
     at, interrupted = 0, True
     with ThreadPoolExecutor(2) as threads:
@@ -286,9 +301,10 @@ def test_a_serve_that_is_interrupted_is_repeated_and_who_waits_gets_it() -> None
             lending.release("a")
             _assert_free(lending)
     assert at > 3
+    record_fault("lending interrupted at each step", times=at - 1)
 
 
-def test_garbage_that_gives_one_back_is_collected_at_any_step() -> None:
+def test_garbage_that_gives_one_back_is_collected_at_any_step(record_fault: RecordFault) -> None:
     """A transaction that was never ended ends when it is collected, in whatever thread."""
     with ThreadPoolExecutor(1) as threads:
         at = 0
@@ -311,9 +327,10 @@ def test_garbage_that_gives_one_back_is_collected_at_any_step() -> None:
         lending.release("a")
         assert _outcome(stepped.acting) == "a"
     assert at > 5
+    record_fault("garbage collected at each step of lending", times=at - 1)
 
 
-def test_who_waits_when_it_is_closed_during_a_release_is_told() -> None:
+def test_who_waits_when_it_is_closed_during_a_release_is_told(record_fault: RecordFault) -> None:
     waiting: list[Future[str | None]] = []
 
     def make() -> Items:
@@ -330,7 +347,8 @@ def test_who_waits_when_it_is_closed_during_a_release_is_told() -> None:
         assert lending.take_free() == ([] if taken else ["a"])
 
     with ThreadPoolExecutor(1) as others:
-        _at_each_step(make, lambda it: it.release("a"), Lending.take_free, check)
+        steps = _at_each_step(make, lambda it: it.release("a"), Lending.take_free, check)
+    record_fault("lending at each step of another's", times=steps)
 
 
 def test_what_is_not_lent_is_given_to_nobody() -> None:

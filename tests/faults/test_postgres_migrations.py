@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -13,9 +12,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from prefect_db import Backend, Error, Failed, LockTimeout, Unavailable, connect, migrate
-from tests.faults import BOUND, until
-from tests.faults.postgres import sessions
+from prefect_db import Backend, Dirty, Error, Failed, LockTimeout, Unavailable, connect, migrate
+from tests.faults import BOUND, start_process, until
+from tests.faults.postgres import kill_sessions, sessions
 from tests.faults.report import RecordFault
 from tests.migrations import add, watched
 from tests.migrations.catalogue import catalogue
@@ -99,14 +98,70 @@ def test_an_invalid_index_is_not_taken_for_a_good_one(
     db.execute("DELETE FROM _migrations WHERE id = 'app/002_index'")
     with pytest.raises(Failed, match=r"postgres\.sql:2:48: the index a__n is invalid") as caught:
         migrate(db, directory=folder, owner="app")
-    statement = re.search("DROP INDEX CONCURRENTLY a__n", str(caught.value))
-    assert statement
-    db.execute(statement[0])
+    _follow(db, caught.value, "DROP INDEX CONCURRENTLY a__n")
     db.execute("DELETE FROM _migrations WHERE id = 'app/002_index'")
     assert migrate(db, directory=folder, owner="app") == ["app/002_index"]
-    [index] = [each for each in catalogue(db)["a"] if "a__n" in each]
-    assert not index.endswith("invalid")
+    assert not _index(db).endswith("invalid")
     record_fault("invalid index left behind")
+
+
+def migrate_folder(url: str, folder: str) -> None:
+    with connect(url, migrate=False) as db:
+        migrate(db, directory=folder, owner="app")
+
+
+@pytest.mark.parametrize("killed", ["process", "session"])
+def test_one_that_is_killed_while_it_makes_an_index(
+    url: str,
+    db: Backend,
+    admin: psycopg.Connection[Any],
+    folder: Path,
+    killed: str,
+    record_fault: RecordFault,
+) -> None:
+    """It waits for who writes to the table: of a process that dies then, the session goes on, and
+    keeps the migration lock."""
+    making = "query LIKE 'CREATE UNIQUE INDEX%' AND wait_event_type = 'Lock'"
+    db.execute("DELETE FROM a")
+    add(folder, "002_index", "", _INDEX)
+    with db.transaction() as writer:
+        writer.execute("INSERT INTO a (n) VALUES (2)")
+        process = start_process(migrate_folder, url, str(folder))
+        try:
+            until(lambda: process.poll() is not None or bool(sessions(admin, making)))
+            if killed == "process":
+                process.kill()
+                process.wait()
+                with pytest.raises(LockTimeout, match="migration lock"):
+                    migrate(db, directory=folder, owner="app", lock_timeout=0.1)
+            assert kill_sessions(admin, making) == 1
+            errors = process.communicate(timeout=BOUND)[1]
+        finally:
+            process.kill()
+            process.wait()
+    assert ("Unavailable" in errors) == (killed == "session")
+    assert _index(db).endswith("invalid")
+    with pytest.raises(Dirty, match="began and did not end; undo what it did") as dirty:
+        migrate(db, directory=folder, owner="app")
+    _follow(db, dirty.value, "DELETE FROM _migrations WHERE id = 'app/002_index'")
+    with pytest.raises(Failed, match="the index a__n is invalid") as failed:
+        migrate(db, directory=folder, owner="app")
+    _follow(db, failed.value, "DROP INDEX CONCURRENTLY a__n")
+    _follow(db, dirty.value, "DELETE FROM _migrations WHERE id = 'app/002_index'")
+    assert migrate(db, directory=folder, owner="app") == ["app/002_index"]
+    assert not _index(db).endswith("invalid")
+    record_fault(f"{killed} killed in CREATE INDEX CONCURRENTLY")
+
+
+def _index(db: Backend) -> str:
+    [index] = [each for each in catalogue(db)["a"] if "a__n" in each]
+    return index
+
+
+def _follow(db: Backend, error: Error, statement: str) -> None:
+    """Do what an error says is to be done."""
+    assert statement in str(error)
+    db.execute(statement)
 
 
 def test_an_invalid_index_of_others_is_not_minded(db: Backend, folder: Path) -> None:

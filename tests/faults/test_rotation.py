@@ -20,6 +20,7 @@ from tests.contract.blocks import (
     under_key,
 )
 from tests.faults import BOUND, end_process, kill, start_process, stop_before, until
+from tests.faults.report import RecordFault, compare
 from tests.migrations import watched
 
 _MANY = 3000
@@ -70,9 +71,13 @@ def go(db: Backend, processes: list[subprocess.Popen[str]]) -> None:
         end_process(process)
 
 
-def check_readable(db: Backend, number: int) -> None:
+def readable(db: Backend) -> list[int]:
     found = blocks.find_documents(db, limit=None, include_secrets=True)
-    assert sorted(document.data["n"] for document in found) == list(range(number))
+    return [document.data["n"] for document in found]
+
+
+def check_readable(db: Backend, number: int) -> None:
+    assert sorted(readable(db)) == list(range(number))
 
 
 def check_done(db: Backend, number: int, former: str) -> None:
@@ -158,42 +163,45 @@ def test_documents_are_read_and_written_all_the_time(db: Backend) -> None:
     ],
 )
 def test_a_kill_leaves_everything_readable_and_it_goes_on(
-    url: str, db: Backend, text: str, time: int
+    url: str, db: Backend, text: str, time: int, record_fault: RecordFault
 ) -> None:
     with db:
         many_documents(db, 110)
         former = stored_keys(db)["fernet_key"]
         kill(start_process(rotate_and_stop, url, "10", text, str(time)), text)
-        check_readable(db, 110)
+        record_fault("killed in a rotation of the key", verdict=compare(range(110), readable(db)))
         assert under_key(db, former) + under_key(db, stored_keys(db)["fernet_key"]) >= 110
         blocks.rotate_key(db, batch=10)
         check_done(db, 110, former)
 
 
-def test_kills_at_any_moment(url: str, db: Backend) -> None:
+def test_kills_at_any_moment(url: str, db: Backend, record_fault: RecordFault) -> None:
     with db:
         many_documents(db, _MANY)
         for _ in range(5):
             process = start_process(rotate_and_stop, url, "20", "COMMIT", "10")
             kill(process, "COMMIT", after=0)
             former = stored_keys(db)["previous_key"]
-            check_readable(db, _MANY)
+            lost = compare(range(_MANY), readable(db)).lost
+            record_fault("killed in a rotation of the key", lost=len(lost))
         assert 0 < under_key(db, former) < _MANY
         process = start_process(rotate, url, "10")
         until(lambda: under_key(db, former) < _MANY // 2)
         process.kill()
         process.communicate()
-        check_readable(db, _MANY)
+        verdict = compare(range(_MANY), readable(db))
+        record_fault("killed in a rotation of the key", verdict=verdict)
         blocks.rotate_key(db)
         check_done(db, _MANY, former)
 
 
-def test_two_processes_at_once(url: str, db: Backend) -> None:
+def test_two_processes_at_once(url: str, db: Backend, record_fault: RecordFault) -> None:
     with db:
         many_documents(db, _MANY)
         former = stored_keys(db)["fernet_key"]
         processes = [start_process(rotate, url, "20") for _ in range(2)]
         renewed = [int(end_process(process)) for process in processes]
+        record_fault("rotations at once", times=2, verdict=compare(range(_MANY), readable(db)))
         # One key if they overlapped, two if they did not.
         assert sum(renewed) in (_MANY, 2 * _MANY)
         check_done(db, _MANY, former)
@@ -277,12 +285,15 @@ def test_who_writes_during_the_change_of_keys_waits_for_the_new_one(url: str, db
         check_done(db, 2, former)
 
 
-def test_eight_processes_make_the_first_key_at_once(url: str, db: Backend) -> None:
+def test_eight_processes_make_the_first_key_at_once(
+    url: str, db: Backend, record_fault: RecordFault
+) -> None:
     with db:
         new_schema(db)
         go(db, [start_process(create_first, url, str(n)) for n in range(8)])
+        verdict = compare(range(8), readable(db))
+        record_fault("first key made by eight processes at once", times=8, verdict=verdict)
         assert db.value("SELECT count(*) FROM configuration WHERE key <> 'go'") == 1
-        check_readable(db, 8)
         assert under_key(db, stored_keys(db)["fernet_key"]) == 8
 
 

@@ -33,7 +33,6 @@ from prefect_db import (
     events,
     flow_runs,
     flows,
-    logs,
     observe,
     task_runs,
 )
@@ -45,12 +44,13 @@ from prefect_db.logs import LogSort
 from prefect_db.observe import Event, Execute, Observer, Outcome
 from prefect_db.testing import create_database, proxy
 from tests.faults.entities import (
-    NOON,
     call,
     call_with_filter,
+    call_with_word,
     fields_of_filters,
     functions,
     seed,
+    words,
 )
 
 FUNCTIONS: Final = sorted(functions().keys() - {"blocks.rotate_key"})
@@ -221,17 +221,9 @@ class TestValues:
 
 
 ANYTHING: Final[Any] = f"{MARK} DESC; DROP TABLE flow --"
-# Where a caller's word would become a part of a statement, and may be one of a few only.
+# Where a caller's word would become a part of a statement, and may be one of a few only; besides
+# those of `words()`.
 WORDS: Final[dict[str, Callable[[Queryable, Any], Any]]] = {
-    "sort of flows": lambda db, word: flows.find(db, sort=word),
-    "sort of flow runs": lambda db, word: flow_runs.find(db, sort=word),
-    "sort of task runs": lambda db, word: task_runs.find(db, sort=word),
-    "sort of logs": lambda db, word: logs.find(db, sort=word),
-    "sort of documents": lambda db, word: blocks.find_documents(db, sort=word),
-    "order of events": lambda db, word: events.query(db, order=word),
-    "unit of time": lambda db, word: events.count_by_time(
-        db, word, events.EventFilter(occurred=events.Occurred(since=NOON))
-    ),
     "operator of a filter": lambda db, word: flows.find(db, FlowFilter(operator=word)),
     "operator of tags": lambda db, word: flows.find(
         db, FlowFilter(tags=Tags(any_=["a"], operator=word))
@@ -239,22 +231,12 @@ WORDS: Final[dict[str, Callable[[Queryable, Any], Any]]] = {
     "operator of a reference": lambda db, word: flow_runs.count(
         db, FlowRunFilter(deployment_id=Reference(is_null_=True, operator=word))
     ),
-    "changed column of a flow run": lambda db, word: flow_runs.update(
-        db, UUID(int=1), **_untyped({str(word): 1})
-    ),
-    "changed column of a block type": lambda db, word: blocks.update_type(
-        db, UUID(int=1), **_untyped({str(word): 1})
-    ),
     "isolation": lambda db, word: _begin(db, isolation=word),
     "limit": lambda db, word: flows.find(db, limit=word),
     "offset": lambda db, word: flow_runs.find(db, offset=word),
     "limit of events": lambda db, word: events.query(db, limit=word),
     "after": lambda db, word: events.query(db, after=str(word)),
 }
-
-
-def _untyped(value: Any) -> Any:
-    return value
 
 
 def _begin(db: Queryable, **options: Any) -> None:
@@ -283,6 +265,18 @@ class TestWords:
         with pytest.raises((BadValue, UsageError)):
             WORDS[place_](place.db, given)
         assert [sql for sql in place._statements.sql if sql != "BEGIN"] == []
+
+    @pytest.mark.parametrize("given", [ANYTHING, LogSort.TIMESTAMP_DESC.name, _Sort(), None, 1.5])
+    @pytest.mark.parametrize(("name", "parameter"), words())
+    def test_nor_of_a_function(self, place: Place, name: str, parameter: str, given: Any) -> None:
+        sent, _, refused = place.sent_by(
+            lambda txn: call_with_word(txn, name, parameter, given, place.seeded)
+        )
+        assert isinstance(refused, (BadValue, UsageError))
+        assert set(sent) <= {"BEGIN", "BEGIN IMMEDIATE", "ROLLBACK"}
+
+    def test_they_are_found(self) -> None:
+        assert {("flow_runs.find", "sort"), ("flow_runs.update", "changes")} <= set(words())
 
     def test_another_entitys_sort_is_refused(self, place: Place) -> None:
         sort: Any = LogSort.TIMESTAMP_DESC

@@ -28,10 +28,15 @@ def add(folder: Path, name: str, sqlite: str, postgres: str | None = None) -> No
 def watched(
     url: str, watch: Callable[[str], None], *, migrate: bool = False, **options: Any
 ) -> Backend:
-    """A Backend that calls `watch` before each statement, `BEGIN` and `COMMIT`, and with
-    `committed` after that."""
-    driver = _WatchedDriver(drivers.find(url.partition(":")[0]), watch)
-    return connect(url, migrate=migrate, driver=cast(Driver, driver), **options)
+    """A Backend whose driver is watched."""
+    return connect(url, migrate=migrate, driver=watched_driver(url, watch), **options)
+
+
+def watched_driver(url: str, watch: Callable[[str], None]) -> Driver:
+    """A driver that calls `watch` before each statement, `BEGIN`, `COMMIT`, `ROLLBACK` and
+    `release` of a connection, and after these four with `begun`, `committed`, `rolled back` and
+    `released`; and before an `interrupt`, which comes from another thread."""
+    return cast(Driver, _WatchedDriver(drivers.find(url.partition(":")[0]), watch))
 
 
 @contextmanager
@@ -78,11 +83,21 @@ class _WatchedConnection(_Delegate):
     def begin(self, **options: Any) -> None:
         self.watch("BEGIN")
         self.inner.begin(**options)
+        self.watch("begun")
 
     def commit(self) -> None:
         self.watch("COMMIT")
         self.inner.commit()
         self.watch("committed")
+
+    def rollback(self) -> None:
+        self.watch("ROLLBACK")
+        self.inner.rollback()
+        self.watch("rolled back")
+
+    def interrupt(self) -> None:
+        self.watch("interrupt")
+        self.inner.interrupt()
 
 
 class _WatchedPool(_Delegate):
@@ -90,7 +105,9 @@ class _WatchedPool(_Delegate):
         return _WatchedConnection(self.inner.acquire(purpose), self.watch)
 
     def release(self, connection: _WatchedConnection, **options: Any) -> None:
+        self.watch("release")
         self.inner.release(connection.inner, **options)
+        self.watch("released")
 
 
 class _WatchedDriver(_Delegate):

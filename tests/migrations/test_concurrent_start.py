@@ -17,6 +17,7 @@ import pytest
 from prefect_db import Backend, connect, migrate
 from prefect_db.testing import create_database
 from tests.faults import BOUND
+from tests.faults.report import RecordFault
 from tests.migrations import add
 from tests.migrations.catalogue import catalogue
 
@@ -105,18 +106,20 @@ def fresh(backend_name: str, request: pytest.FixtureRequest, tmp_path: Path) -> 
 
 
 def test_eight_processes_on_an_empty_database(
-    db: Backend, fresh: Fresh, starters: Starters
+    db: Backend, fresh: Fresh, starters: Starters, record_fault: RecordFault
 ) -> None:
     expected = catalogue(db), _recorded(db)
-    for _ in range(20):
+    rounds = 20
+    for _ in range(rounds):
         with fresh() as url:
             starters.start(url)
             with connect(url) as started:
                 assert (catalogue(started), _recorded(started)) == expected
+    record_fault("eight processes start on an empty database", times=rounds)
 
 
 def test_each_migration_is_applied_by_one_of_them(
-    fresh: Fresh, starters: Starters, tmp_path: Path
+    fresh: Fresh, starters: Starters, tmp_path: Path, record_fault: RecordFault
 ) -> None:
     """One makes an index beside writers: it waits for whoever looks at the database."""
     folder = tmp_path / "migrations"
@@ -128,7 +131,8 @@ def test_each_migration_is_applied_by_one_of_them(
         "-- no-transaction\nCREATE INDEX CONCURRENTLY item__n ON item (n)",
     )
     add(folder, "003_row", "INSERT INTO item (n) VALUES (1)")
-    for _ in range(5):
+    rounds = 5
+    for _ in range(rounds):
         with fresh() as url:
             applied = starters.start(url, folder)
             assert applied == ["app/001_item", "app/002_index", "app/003_row"]
@@ -136,6 +140,7 @@ def test_each_migration_is_applied_by_one_of_them(
                 assert started.value("SELECT count(*) FROM item") == 1
                 (index,) = [each for each in catalogue(started)["item"] if "INDEX" in each]
                 assert not index.endswith("invalid")
+    record_fault("eight processes migrate, also concurrently", times=rounds)
 
 
 def _recorded(db: Backend) -> list[tuple[str, str]]:

@@ -1,8 +1,11 @@
-"""A process that is killed, anywhere in a migration or a write, leaves all of it or nothing."""
+"""A process that is killed or told to end, anywhere in a migration or a write, leaves all of it or
+nothing."""
 
 from __future__ import annotations
 
+import itertools
 import random
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +17,8 @@ from uuid import UUID
 import pytest
 
 from prefect_db import Backend, Dirty, connect, events, migrate
-from tests.faults import kill, start_process, stop_before
+from tests.faults import kill, raise_on_signals, start_process, stop_before
+from tests.faults.report import RecordFault
 from tests.migrations import add, watched
 from tests.migrations.catalogue import catalogue
 
@@ -22,7 +26,15 @@ _BATCH: Final = 1000
 _RELATED: Final = 2
 
 
+# The last two are those of Ctrl-C, which raises, and of whoever ends services.
+every_signal = pytest.mark.parametrize(
+    "number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM], ids=["KILL", "INT", "TERM"]
+)
+
+
 def migrate_and_stop(url: str, folder: str, text: str) -> None:
+    # Who starts the tests in the background may have had SIGINT ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with watched(url, stop_before(text)) as db:
         migrate(db, directory=folder, owner="app")
 
@@ -44,6 +56,7 @@ class TestMigration:
             migrate(db, directory=folder, owner="app")
             yield db
 
+    @every_signal
     @pytest.mark.parametrize(
         "place",
         [
@@ -56,7 +69,13 @@ class TestMigration:
         ],
     )
     def test_nothing_of_it_is_left_and_it_then_applies(
-        self, url: str, db: Backend, folder: Path, place: str
+        self,
+        url: str,
+        db: Backend,
+        folder: Path,
+        place: str,
+        number: signal.Signals,
+        record_fault: RecordFault,
     ) -> None:
         before = catalogue(db)
         add(
@@ -64,47 +83,68 @@ class TestMigration:
             "002_b",
             "CREATE TABLE b (n integer); UPDATE a SET n = 2; ALTER TABLE a ADD COLUMN t text",
         )
-        kill(start_process(migrate_and_stop, url, str(folder), place), place)
+        migrating = start_process(migrate_and_stop, url, str(folder), place)
+        assert kill(migrating, place, number=number) == -number
         assert catalogue(db) == before
         assert db.value("SELECT n FROM a") == 1
         assert _recorded(db) == {"app/001_a"}
         assert migrate(db, directory=folder, owner="app") == ["app/002_b"]
         _check_integrity(db)
+        record_fault(f"{number.name} in a migration")
 
-    def test_it_is_whole_after_the_commit(self, url: str, db: Backend, folder: Path) -> None:
+    def test_it_is_whole_after_the_commit(
+        self, url: str, db: Backend, folder: Path, record_fault: RecordFault
+    ) -> None:
         add(folder, "002_b", "CREATE TABLE b (n integer); UPDATE a SET n = 2")
         kill(start_process(migrate_and_stop, url, str(folder), "committed"), "committed")
         assert migrate(db, directory=folder, owner="app") == []
         assert db.value("SELECT n FROM a") == 2
+        record_fault("SIGKILL in a migration")
 
-    def test_it_is_whole_on_an_empty_database_or_is_not(self, url: str, folder: Path) -> None:
+    def test_it_is_whole_on_an_empty_database_or_is_not(
+        self, url: str, folder: Path, record_fault: RecordFault
+    ) -> None:
         kill(start_process(migrate_and_stop, url, str(folder), "INSERT INTO a"), "INSERT INTO a")
         with connect(url, migrate=False) as db:
             assert catalogue(db) == {}
+        record_fault("SIGKILL in a migration")
 
-    def test_a_first_start_is_whole_or_is_not(self, url: str, folder: Path) -> None:
+    def test_a_first_start_is_whole_or_is_not(
+        self, url: str, folder: Path, record_fault: RecordFault
+    ) -> None:
         kill(start_process(connect_and_stop, url, "CREATE TABLE log"), "CREATE TABLE log")
         with connect(url, migrate=False) as db:
             assert catalogue(db) == {}
         with connect(url) as db:
             assert "log" in catalogue(db)
+        record_fault("SIGKILL in a first start")
 
+    @every_signal
     @pytest.mark.parametrize("place", ["EXISTS b", "UPDATE a", "INSERT INTO _migrations"])
     def test_one_outside_a_transaction_is_marked(
-        self, url: str, db: Backend, folder: Path, place: str
+        self,
+        url: str,
+        db: Backend,
+        folder: Path,
+        place: str,
+        number: signal.Signals,
+        record_fault: RecordFault,
     ) -> None:
         script = "CREATE TABLE IF NOT EXISTS b (n integer); UPDATE a SET n = 2"
         add(folder, "002_b", f"-- no-transaction\n{script}")
-        kill(start_process(mark_and_stop, url, str(folder), place), place)
+        migrating = start_process(mark_and_stop, url, str(folder), place)
+        assert kill(migrating, place, number=number) == -number
         with pytest.raises(Dirty, match=r"002_b/\w+\.sql"):
             migrate(db, directory=folder, owner="app", lock_timeout=0.1)
         db.execute("DELETE FROM _migrations WHERE id = 'app/002_b'")
         assert migrate(db, directory=folder, owner="app") == ["app/002_b"]
         assert db.value("SELECT n FROM a") == 2
+        record_fault(f"{number.name} in a migration outside a transaction")
 
 
 def mark_and_stop(url: str, folder: str, text: str) -> None:
     """As above, but only once the mark is made."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     stop = stop_before(text)
     marked = threading.Event()
 
@@ -146,14 +186,16 @@ def batch(number: int) -> list[events.Event]:
 
 
 def write_and_stop(url: str, text: str) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with watched(url, stop_before(text)) as db:
         events.write(db, batch(0))
 
 
 def write_on_and_on(url: str) -> None:
     """Tells each time when a batch is written."""
+    told = raise_on_signals()
     with connect(url, migrate=False) as db:
-        for number in range(1000):
+        for number in itertools.takewhile(lambda _: not told.is_set(), range(1000)):
             events.write(db, batch(number))
             print(number, flush=True)
 
@@ -167,13 +209,16 @@ class TestWrite:
     @pytest.mark.parametrize(
         "place", ["BEGIN", "INSERT INTO events", "INSERT INTO event_resources", "COMMIT"]
     )
-    def test_nothing_of_it_is_left_and_it_can_be_written(self, url: str, place: str) -> None:
+    def test_nothing_of_it_is_left_and_it_can_be_written(
+        self, url: str, place: str, record_fault: RecordFault
+    ) -> None:
         kill(start_process(write_and_stop, url, place), place)
         with _whole(url) as db:
             assert events.count(db) == 0
             assert events.write(db, batch(0)) == _BATCH
         with _whole(url):
             pass
+        record_fault("SIGKILL in a write of a thousand events", acknowledged=0)
 
     def test_all_of_it_is_there_after_the_commit(self, url: str) -> None:
         kill(start_process(write_and_stop, url, "committed"), "committed")
@@ -181,13 +226,20 @@ class TestWrite:
             assert events.count(db) == _BATCH
             assert events.write(db, batch(0)) == 0
 
-    @pytest.mark.parametrize("round", range(6))
-    def test_at_any_moment(self, url: str, round: int) -> None:
+    @every_signal
+    @pytest.mark.parametrize("round", range(3))
+    def test_at_any_moment(
+        self, url: str, round: int, number: signal.Signals, record_fault: RecordFault
+    ) -> None:
         process = start_process(write_on_and_on, url)
-        kill(process, "0", after=random.uniform(0, 0.5))
+        kill(process, "0", after=random.uniform(0, 0.5), number=number)
         with _whole(url) as db:
             written, rest = divmod(events.count(db), _BATCH)
-            assert written >= 1
+            record_fault(
+                f"{number.name} in a write of a thousand events",
+                acknowledged=1,
+                lost=int(written < 1),
+            )
             assert rest == 0
             assert events.write(db, batch(written)) == _BATCH
             assert events.write(db, batch(written - 1)) == 0

@@ -40,6 +40,7 @@ from prefect_db import (
 from prefect_db.filters import Among, State
 from prefect_db.flow_runs import FlowRunFilter
 from prefect_db.testing import Ledger
+from tests.faults import open_files
 from tests.faults.postgres import write
 
 THREADS: Final = 8
@@ -70,7 +71,7 @@ def work(url: str, ledger: str, rest: str) -> None:
     logging.disable()
     done = threading.Event()
     signal.signal(signal.SIGTERM, lambda number, frame: done.set())
-    before = _open_files()
+    before = open_files()
     with connect(url, migrate=False, pool_size=THREADS) as db, Ledger(Path(ledger)) as book:
         worker = _Worker(db, book, float(rest))
         print("ready", flush=True)
@@ -93,13 +94,9 @@ def work(url: str, ledger: str, rest: str) -> None:
         "memory": [warm.mebibytes, held.mebibytes],
         "blocks": [warm.blocks, held.blocks],
         "files before": before,
-        "files after": _open_files(),
+        "files after": open_files(),
     }
     print(json.dumps(report), flush=True)
-
-
-def _open_files() -> int:
-    return len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else 0
 
 
 class _Held(NamedTuple):

@@ -18,6 +18,7 @@ import pytest
 
 from prefect_db import Backend, connect, flow_runs, flows, states
 from prefect_db.testing import end_process, judge, postgres_cluster, start_process
+from tests.faults import until
 from tests.faults.postgres import PARTS, TABLE, found, sessions
 from tests.faults.report import RecordFault
 from tests.soak.load import THREADS, work
@@ -51,6 +52,20 @@ def url(backend_name: str, tmp_path: Path) -> Iterator[str]:
     else:
         with postgres_cluster({"synchronous_commit": "on"}) as server:
             yield server.url
+
+
+@pytest.fixture
+def admin(backend_name: str, url: str) -> Iterator[psycopg.Connection[Any] | None]:
+    """A session besides the load's; nobody else may have one, before or after."""
+    if backend_name == "sqlite":
+        yield None
+        return
+    with psycopg.connect(url, autocommit=True) as admin:
+        # That which looked whether the server has started.
+        until(lambda: sessions(admin) == set())
+        yield admin
+        # The server ends that of a client that was killed when it has ended its statement.
+        until(lambda: sessions(admin) == set())
 
 
 class _Load:
@@ -105,6 +120,7 @@ class _Load:
 @pytest.mark.timeout(0)
 def test_nothing_is_lost_and_nothing_grows(
     url: str,
+    admin: psycopg.Connection[Any] | None,
     seconds: float,
     tmp_path: Path,
     record_fault: RecordFault,
@@ -117,9 +133,14 @@ def test_nothing_is_lost_and_nothing_grows(
             flow_runs.create(db, flow.id, state=states.pending())
         load = _Load(url, tmp_path)
         stack.callback(load.close)
-        _kill_now_and_then(db, url, load, seconds)
+        _kill_now_and_then(admin, load, seconds)
         reports = load.end()
         verdict = judge(tmp_path.glob("ledger-*"), found(db), parts=PARTS)
+        record_fault(
+            "processes and sessions killed under load",
+            times=load.killed_processes + load.killed_sessions,
+            verdict=verdict,
+        )
         _check_sound(db)
     with capsys.disabled():
         _print(db, seconds, load, reports)
@@ -132,31 +153,19 @@ def test_nothing_is_lost_and_nothing_grows(
             warm, held = report[name]
             assert held - warm < bound, name
     assert load.largest_wal < _LARGEST_WAL
-    assert verdict.sound, verdict
-    record_fault(
-        f"under load: {load.killed_processes} processes, {load.killed_sessions} sessions killed",
-        times=load.killed_processes + load.killed_sessions,
-        acknowledged=verdict.acknowledged,
-        lost=len(verdict.lost),
-        duplicated=len(verdict.duplicated),
-    )
 
 
-def _kill_now_and_then(db: Backend, url: str, load: _Load, seconds: float) -> None:
+def _kill_now_and_then(admin: psycopg.Connection[Any] | None, load: _Load, seconds: float) -> None:
     ends = time.monotonic() + seconds
-    with ExitStack() as stack:
-        admin = None
-        if db.dialect.name == "postgres":
-            admin = stack.enter_context(psycopg.connect(url, autocommit=True))
-        while time.monotonic() < ends:
-            next_kill = time.monotonic() + random.uniform(*_BETWEEN)
-            while time.monotonic() < next_kill:
-                load.note_wal()
-                time.sleep(0.05)
-            if admin is not None and random.random() < 0.7:
-                load.kill_session(admin)
-            else:
-                load.kill_process()
+    while time.monotonic() < ends:
+        next_kill = time.monotonic() + random.uniform(*_BETWEEN)
+        while time.monotonic() < next_kill:
+            load.note_wal()
+            time.sleep(0.05)
+        if admin is not None and random.random() < 0.7:
+            load.kill_session(admin)
+        else:
+            load.kill_process()
 
 
 def _check_sound(db: Backend) -> None:
