@@ -206,12 +206,12 @@ class Record:
 class Converter:
     """Makes records of one type from the tuples of one engine; compiled once, see `converter`."""
 
-    __slots__ = ("_many", "_names", "_parts", "_record", "checked")
+    __slots__ = ("_many", "_names", "_readers", "_record", "checked")
 
     def __init__(self, record: type[Any], dialect: Dialect) -> None:
         self._record = record
-        self._many, self._parts = _compile(record, dialect)
-        self._names = tuple(self._parts)
+        self._many, self._readers = _compile(record, dialect)
+        self._names = tuple(self._readers)
         self.checked: set[str] = set()
 
     def check(self, sql: str, names: Callable[[], tuple[str, ...]]) -> None:
@@ -238,7 +238,7 @@ class Converter:
 
     def _explained(self, rows: list[tuple[Any, ...]]) -> BadValue:
         for row in rows:
-            for (name, read), value in zip(self._parts.items(), row, strict=True):
+            for (name, read), value in zip(self._readers.items(), row, strict=True):
                 try:
                     read(value)
                 except _UNREADABLE:
@@ -297,13 +297,6 @@ Maker = Callable[[list[tuple[Any, ...]]], list[Any]]
 
 def _compile(record: type[Any], dialect: Dialect) -> tuple[Maker, dict[str, Reader]]:
     """What makes the records of rows, and what reads each column."""
-    if not isinstance(record, type) or not dataclasses.is_dataclass(record):
-        raise UsageError(f"into={record!r} is no dataclass")
-    try:
-        hints = typing.get_type_hints(record)
-    except NameError as error:
-        raise UsageError(f"{record.__name__} has a field of an unknown type: {error}") from error
-    fields = [field for field in dataclasses.fields(record) if field.init]
     scope: dict[str, Any] = {
         "record": record,
         "new": object.__new__,
@@ -320,14 +313,47 @@ def _compile(record: type[Any], dialect: Dialect) -> tuple[Maker, dict[str, Read
         "read_float": values.read_float,
         "missing": _missing,
     }
+    expressions = _expressions(record, dialect, scope)
+    variables = "".join(f"v{at}, " for at in range(len(expressions)))
+    if _only_assigns(record, tuple(expressions)):
+        assignments = "; ".join(f"made.{name} = {value}" for name, value in expressions.items())
+        make = f"made = new(record); {assignments}"
+    else:
+        arguments = ", ".join(f"{name}={value}" for name, value in expressions.items())
+        make = f"made = record({arguments})"
+    exec(
+        "def many(rows):\n"
+        "    records = []\n"
+        f"    for ({variables}) in rows:\n"
+        f"        {make}\n"
+        "        records.append(made)\n"
+        "    return records\n",
+        scope,
+    )
+    readers = {
+        name: eval(f"lambda v{at}: {expression}", scope)
+        for at, (name, expression) in enumerate(expressions.items())
+    }
+    return scope["many"], readers
+
+
+def _expressions(record: type[Any], dialect: Dialect, scope: dict[str, Any]) -> dict[str, str]:
+    """What reads each field, of the variables v0, v1, ...; adds to `scope` what they need."""
+    if not isinstance(record, type) or not dataclasses.is_dataclass(record):
+        raise UsageError(f"into={record!r} is no dataclass")
+    try:
+        hints = typing.get_type_hints(record)
+    except NameError as error:
+        raise UsageError(f"{record.__name__} has a field of an unknown type: {error}") from error
     table: dict[Any, str] = {
         **dialect.pick(sqlite=_SQLITE_EXPRESSIONS, postgres=_POSTGRES_EXPRESSIONS),
         **_NUMBERS,
         str: "{v}",
     }
     expressions = {}
-    for at, field in enumerate(fields):
-        kind, optional = _kind(record, field.name, hints[field.name])
+    names = [field.name for field in dataclasses.fields(record) if field.init]
+    for at, name in enumerate(names):
+        kind, optional = _kind(record, name, hints[name])
         v = f"v{at}"
         if isinstance(kind, type) and issubclass(kind, Enum):
             scope[f"enum{at}"] = {member.value: member for member in kind}
@@ -338,29 +364,8 @@ def _compile(record: type[Any], dialect: Dialect) -> tuple[Maker, dict[str, Read
             expression = f"None if {v} is None else {expression}"
         elif not optional and (expression == v or kind in _PASS_NONE):
             expression = f"({expression}) if {v} is not None else missing()"
-        expressions[field.name] = expression
-    if _only_assigns(record, tuple(expressions)):
-        made = ["made = new(record)"]
-        made += [f"made.{name} = {expression}" for name, expression in expressions.items()]
-    else:
-        arguments = ", ".join(f"{name}={value}" for name, value in expressions.items())
-        made = [f"made = record({arguments})"]
-    variables = "".join(f"v{at}, " for at in range(len(fields)))
-    body = "".join(f"        {line}\n" for line in made)
-    exec(
-        "def many(rows):\n"
-        "    records = []\n"
-        f"    for {variables} in rows:\n"
-        f"{body}"
-        "        records.append(made)\n"
-        "    return records\n",
-        scope,
-    )
-    parts = {
-        name: eval(f"lambda v{at}: {expression}", scope)
-        for at, (name, expression) in enumerate(expressions.items())
-    }
-    return scope["many"], parts
+        expressions[name] = expression
+    return expressions
 
 
 def _only_assigns(record: Any, names: tuple[str, ...]) -> bool:

@@ -483,6 +483,10 @@ class TestConverter:
         (made,) = converter(ByName, dialect).many([(1, "x")])
         assert made == ByName(number=1, name="x")
 
+    def test_a_row_may_have_no_columns(self, dialect: Dialect) -> None:
+        record = dataclasses.make_dataclass("Made", [])
+        assert converter(record, dialect).many([(), ()]) == [record(), record()]
+
     @pytest.mark.parametrize("kind", ["Finished", "Frozen", "Own", "Setting"])
     def test_what_a_class_does_when_it_is_made_is_done(self, dialect: Dialect, kind: str) -> None:
         record = globals()[kind]
