@@ -28,8 +28,8 @@ _HOST: Final = r"(?:[\w.%-]*|\[[\w:.%]*\])(?::\d*)?"
 _PLACE: Final = re.compile(rf"{_HOST}(?:,{_HOST})*(?:/.*)?", re.DOTALL)
 _HARMLESS: Final = re.compile(r"[\w./\\ -]*")
 _SHOWN_PARAMETERS: Final = frozenset(
-    "application_name connect_timeout dbname host hostaddr options port service sslmode"
-    " target_session_attrs user".split()
+    "application_name connect_timeout dbname host hostaddr options port service ssl sslmode"
+    " sslrootcert target_session_attrs user".split()
 )
 # What asyncpg and SQLAlchemy take in a URL: libpq's word for it, or nothing if it has none.
 _ASYNCPG_PARAMETERS: Final = {

@@ -63,7 +63,7 @@ def connect(
         A `Backend`; close it, or use it as a context manager.
 
     Raises:
-        ConfigurationError: A setting is wrong.
+        ConfigurationError: A setting is wrong, or the server's certificate is not to be trusted.
         Unavailable: The database cannot be reached, nor could it within `start_timeout`.
         Busy: SQLite: another process keeps all others out for longer than `busy_timeout`.
         StorageError: The database is damaged, or its storage fails.

@@ -1,4 +1,4 @@
-"""A PgBouncer in transaction mode, in front of a server."""
+"""A PgBouncer, in transaction mode unless told otherwise, in front of a server."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -37,13 +37,22 @@ default_pool_size = 20
 
 
 @contextmanager
-def pgbouncer(url: str, more: str = "", *, database: str = "") -> Iterator[Callable[[str], str]]:
+def pgbouncer(
+    url: str,
+    more: str = "",
+    *,
+    database: str = "",
+    port: int = _PORT,
+    files: Mapping[str, bytes] | None = None,
+) -> Iterator[Callable[[str], str]]:
     """Gives, for the URL of a database of this server, the one by way of PgBouncer.
 
     Args:
         url: Of any database of a server that trusts its users.
         more: Further lines of its configuration.
         database: Further settings of its databases.
+        port: Its socket's, and where `more` has it listen, that of TCP.
+        files: What is put into its folder, where `more` may name it.
     """
     server = conninfo_to_dict(url)
     program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
@@ -63,15 +72,22 @@ def pgbouncer(url: str, more: str = "", *, database: str = "") -> Iterator[Calla
                 to=server["port"],
                 database=database,
                 folder=folder,
-                port=_PORT,
+                port=port,
                 more=more,
             )
         )
+        for name, content in (files or {}).items():
+            (folder / name).write_bytes(content)
         for path in (folder, *folder.iterdir()):
             os.chown(path, user.get("user", -1), user.get("group", -1))
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen(
-                [program, folder / "ini"], stdout=log, stderr=log, start_new_session=True, **user
+                [program, folder / "ini"],
+                stdout=log,
+                stderr=log,
+                cwd=folder,
+                start_new_session=True,
+                **user,
             )
         # Ends it when the test process was killed: its pipe then ends.
         watch = subprocess.Popen(
@@ -80,7 +96,7 @@ def pgbouncer(url: str, more: str = "", *, database: str = "") -> Iterator[Calla
             start_new_session=True,
         )
         try:
-            way = f"postgresql://{server['user']}@/{{}}?host={folder}&port={_PORT}"
+            way = f"postgresql://{server['user']}@/{{}}?host={folder}&port={port}"
             _wait_until_ready(way.format(server["dbname"]), process, folder / "log")
             yield lambda url: way.format(conninfo_to_dict(url)["dbname"])
         finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -103,6 +104,16 @@ _PGBOUNCER_NEEDS: Final = {
 }
 
 _PGBOUNCER_REFUSAL: Final = "unsupported startup parameter"
+# Of what libpq says: what it is about, and what to do. OpenSSL does not tell it more closely.
+_NEVER_HEALS: Final = {
+    "certificate verify failed": "the server's certificate has expired, or sslrootcert names a file"
+    " without the authority that signed it",
+    "does not match host name": "name the server in the URL as its certificate does",
+    "(?:certificate|private key) file": "sslrootcert takes a file of authorities' certificates, and"
+    " sslcert with sslkey those of the client, in PEM and readable by this process",
+    r"(?:invalid|weak) sslmode": "it takes disable, allow, prefer, require, verify-ca or"
+    " verify-full",
+}
 # That a prepared statement is not there, or is there already: another client's, or on another of
 # the servers' sessions.
 _MISPLACED: Final = ("26000", "42P05")
@@ -540,7 +551,7 @@ def connect(settings: Settings, parameters: dict[str, Any]) -> Native:
 
     Raises:
         Unavailable: libpq cannot connect; the message is libpq's.
-        ConfigurationError: The URL, or the server's version, cannot work.
+        ConfigurationError: The URL, the server's certificate or its version cannot work.
     """
     try:
         native = _Native.connect(settings.url, hooks=settings.hooks, **parameters)
@@ -549,12 +560,18 @@ def connect(settings: Settings, parameters: dict[str, Any]) -> Native:
             f"{settings.source} is {settings.masked}, which is no PostgreSQL URL: {error}"
         ) from error
     except psycopg.OperationalError as error:
+        # Where it timed out, psycopg's frames hold on to the socket.
+        error.__traceback__ = None
         reason = " ".join(str(error).split())
         if _PGBOUNCER_REFUSAL in reason:
             raise ConfigurationError(
                 f"{settings.source} is {settings.masked}: {reason}; that is PgBouncer, which needs"
                 " connect(pgbouncer=True)"
             ) from error
+        for pattern, advice in _NEVER_HEALS.items():
+            if re.search(pattern, reason):
+                message = f"{settings.source} is {settings.masked}: {reason}; {advice}"
+                raise _kind(settings)(message) from error
         raise Unavailable(f"{settings.masked}: {reason}", code=error.sqlstate) from error
     try:
         check_version(native)
@@ -567,6 +584,12 @@ def connect(settings: Settings, parameters: dict[str, Any]) -> Native:
             raise Unavailable(f"{settings.masked}: {error}", code=error.sqlstate) from error
         raise
     return native
+
+
+def _kind(settings: Settings) -> type[Error]:
+    """Of the error for what does not heal: of several hosts, another may be back soon."""
+    several = "," in str(conninfo_to_dict(settings.url).get("host", ""))
+    return Unavailable if several else ConfigurationError
 
 
 def _check_pgbouncer(native: Native, settings: Settings) -> None:
