@@ -380,15 +380,17 @@ def test_a_commit_is_not_interrupted(use: Callable[..., None]) -> None:
 
 def test_work_that_was_done_says_so(use: Callable[..., None]) -> None:
     async def body(db: aio.AsyncBackend) -> None:
-        done = threading.Event()
+        waited_for, done = threading.Event(), threading.Event()
 
         def work(backend: Backend) -> str:
+            assert waited_for.wait(BOUND)
             _add(backend, 1)
             done.set()
             return "saved"
 
         task = asyncio.create_task(db.run(work))
         await asyncio.sleep(0)
+        waited_for.set()
         # The event loop is held up, so that it cannot know.
         assert done.wait(BOUND)
         time.sleep(0.1)
