@@ -227,11 +227,17 @@ class PostgresConnection:
         except psycopg.Error as error:
             raise Unavailable(f"the server took no interrupt: {error}") from error
 
+    def _is_at_work(self) -> bool:
+        return self.native.pgconn.transaction_status == TransactionStatus.ACTIVE
+
     def close(self) -> None:
-        if self.native.pgconn.transaction_status == TransactionStatus.ACTIVE:
+        if self._is_at_work():
             # A signal's exception came in the middle: the server would go on with the statement.
             with suppress(Unavailable):
                 self.interrupt()
+        self.native.close()
+
+    def _give_up(self) -> None:
         self.native.close()
 
     def _run(self, sql: str) -> str | None:
@@ -252,7 +258,11 @@ class PostgresConnection:
         if not isinstance(error, psycopg.Error):
             return BadValue("a text that is no valid Unicode", sql=sql)
         message = (error.diag.message_primary or str(error)).strip()
-        if self.native.closed:
+        # psycopg may find the socket dead, and leave the statement, before libpq does.
+        left = error.sqlstate is None and self._is_at_work()
+        if left:
+            self._give_up()
+        if left or self.native.closed:
             lost = Unavailable(f"the connection is lost ({message})", sql=sql, code=error.sqlstate)
             lost.sent = True
             return lost
@@ -319,6 +329,8 @@ class HostConnection(PostgresConnection):
 
     def close(self) -> None:
         """Nothing: the connection is the host's."""
+
+    _give_up = close
 
 
 def leave_json_as_text(cursor: AnyCursor) -> AnyCursor:

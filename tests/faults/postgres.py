@@ -140,7 +140,7 @@ def writers(db: Backend, path: Path, threads: int = 8, attempts: int = 5) -> Ite
     with Writers(db, path, threads, attempts) as made:
         made.until_all_wrote()
         yield made
-    assert made.errors == []
+    assert made.errors == [], made.errors
 
 
 def found(db: Backend) -> list[str]:

@@ -3,6 +3,7 @@ gets over it without losing a place or a write."""
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import Any, Final
 
 import psycopg
 import pytest
+from psycopg.pq import TransactionStatus
 
 from prefect_db import Backend, CommitUnknown, TransactionAborted, Unavailable, connect
 from prefect_db.testing import proxy
@@ -239,3 +241,24 @@ def test_many_under_load_lose_nothing(
                 slowest = max(slowest, w.until_all_wrote())
     verdict = w.verdict(lambda: found(db))
     record_fault("sessions killed under load", times=killed, verdict=verdict, recovery=slowest)
+
+
+def test_a_socket_that_psycopg_finds_dead_before_libpq_does_is_a_lost_connection(
+    db: Backend,
+) -> None:
+    """As may happen when it is reset: there is an error to be polled, and nothing to be read. A
+    pipe that nobody reads is such a file."""
+    with db.borrowed() as connection, ThreadPoolExecutor(1) as threads:
+        sleep = db.dialect.compile("SELECT pg_sleep(2)")
+        asleep = threads.submit(connection.execute, sleep, ())
+        until(lambda: connection.native.pgconn.transaction_status == TransactionStatus.ACTIVE)
+        reader, writer = os.pipe()
+        os.close(reader)
+        os.dup2(writer, connection.native.fileno())
+        os.close(writer)
+        with pytest.raises(Unavailable, match="the connection is lost") as caught:
+            asleep.result(BOUND)
+        assert caught.value.sent
+        assert connection.closed
+    assert db.value("SELECT 1") == 1
+    assert db.stats().broken == 1
