@@ -270,8 +270,8 @@ _SQLITE_EXPRESSIONS = {
     bytes: "{v}",
     # A number arrives as one: SQLite's JSON columns have numeric affinity.
     Any: (
-        "{{}} if {v} == '{{}}' else [] if {v} == '[]' else decode_json({v})"
-        " if type({v}) is str and len({v}) < SHORT and is_plain_json({v}) else read_json({v})"
+        "{{}} if {v} == '{{}}' else [] if {v} == '[]' else"
+        " decode_json({v}) if type({v}) is str and {v} in plain_json else read_json({v})"
     ),
 }
 _POSTGRES_EXPRESSIONS = {
@@ -305,8 +305,7 @@ def _compile(record: type[Any], dialect: Dialect) -> tuple[Maker, dict[str, Read
         "remembered_uuid": values.remembered_uuid,
         "read_datetime": values.read_datetime,
         "read_timedelta": values.read_timedelta,
-        "SHORT": values.SHORT,
-        "is_plain_json": values.is_plain_json,
+        "plain_json": values.plain_json,
         "decode_json": values.decode_json,
         "read_json": values.read_json,
         "read_int": values.read_int,

@@ -116,11 +116,12 @@ def _has_no_long_number(text: str) -> bool:
     return _LONG_NUMBER not in text.encode().translate(_DIGITS_AS_ZERO)
 
 
-# That a text of less than SHORT characters may be decoded by `decode_json`, which is orjson's.
-# Policies, labels and tags come again and again, and to look takes as long as to decode them.
-is_plain_json: Final = lru_cache(maxsize=1024)(_has_no_long_number)
 decode_json: Final = orjson.loads
-SHORT: Final = 1024
+# Texts that `decode_json` has read as the stdlib does. Policies, labels and tags come again and
+# again, and to look for a long number takes as long as to decode them.
+plain_json: Final[set[str]] = set()
+_MOST_PLAIN: Final = 2048
+_SHORT: Final = 1024
 
 
 def load_json(text: str) -> Any:
@@ -131,11 +132,17 @@ def load_json(text: str) -> Any:
     Raises:
         BadValue: The text is no JSON.
     """
-    try:
-        if len(text) < _LONG or (is_plain_json if len(text) < SHORT else _has_no_long_number)(text):
-            return decode_json(text)
-    except ValueError:
-        pass
+    if len(text) < _LONG or _has_no_long_number(text):
+        try:
+            value = decode_json(text)
+        except ValueError:
+            pass
+        else:
+            if len(text) < _SHORT:
+                if len(plain_json) >= _MOST_PLAIN:
+                    plain_json.clear()
+                plain_json.add(text)
+            return value
     try:
         return _decode_json(text)
     except (ValueError, RecursionError) as error:

@@ -7,6 +7,7 @@ import json
 import pickle
 import re
 from collections import OrderedDict
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from enum import IntEnum, StrEnum
@@ -19,9 +20,26 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from prefect_db import values
+from prefect_db.dialect import POSTGRES, SQLITE
 from prefect_db.errors import BadValue
+from prefect_db.row import converter
 
 MANY = settings(deadline=None, max_examples=200)
+
+
+@dataclass
+class Holding:
+    it: Any
+
+
+def in_record(text: str) -> Any:
+    """What a record reads a JSON text as, on both engines."""
+    on_sqlite, on_postgres = (
+        converter(Holding, dialect).many([(text,)])[0].it for dialect in (SQLITE, POSTGRES)
+    )
+    assert exactly(on_sqlite) == exactly(on_postgres)
+    return on_sqlite
+
 
 # No NUL and no lone surrogate: those are refused.
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
@@ -310,8 +328,17 @@ class TestLoadJson:
         except ValueError:
             with pytest.raises(BadValue):
                 values.load_json(text)
+            with pytest.raises(BadValue):
+                in_record(text)
         else:
             assert exactly(values.load_json(text)) == exactly(expected)
+            # A record may remember of the first time how it is to be read.
+            assert exactly(in_record(text)) == exactly(expected)
+
+    def test_only_so_many_texts_are_remembered(self) -> None:
+        for number in range(5000):
+            assert in_record(f'{{"number": {number}}}') == {"number": number}
+            assert len(values.plain_json) <= 2048
 
 
 class TestReadJson:
