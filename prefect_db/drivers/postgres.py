@@ -237,9 +237,6 @@ class PostgresConnection:
                 self.interrupt()
         self.native.close()
 
-    def _give_up(self) -> None:
-        self.native.close()
-
     def _run(self, sql: str) -> str | None:
         """Run statements without parameters; the command tag of the last."""
         cursor = self._cursor()
@@ -261,7 +258,7 @@ class PostgresConnection:
         # psycopg may find the socket dead, and leave the statement, before libpq does.
         left = error.sqlstate is None and self._is_at_work()
         if left:
-            self._give_up()
+            self.close()
         if left or self.native.closed:
             lost = Unavailable(f"the connection is lost ({message})", sql=sql, code=error.sqlstate)
             lost.sent = True
@@ -329,8 +326,6 @@ class HostConnection(PostgresConnection):
 
     def close(self) -> None:
         """Nothing: the connection is the host's."""
-
-    _give_up = close
 
 
 def leave_json_as_text(cursor: AnyCursor) -> AnyCursor:
