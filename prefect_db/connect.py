@@ -50,9 +50,9 @@ def connect(
         pool_size: PostgreSQL: connections at most. 10.
         pool_timeout: Seconds to wait for a free connection. 30.
         connect_timeout: PostgreSQL: seconds for connecting, unless the URL says. 10.
-        start_timeout: Seconds to go on trying while the database cannot be reached, for whatever
-            reason, as when its server starts at the same time. The last attempt may take longer,
-            on PostgreSQL by `connect_timeout`. 0: the first failure is told at once.
+        start_timeout: PostgreSQL: seconds to go on trying while the server cannot be reached, for
+            whatever reason, as when it starts at the same time. The last attempt may take longer,
+            by `connect_timeout`. 0: the first failure is told at once.
         application_name: PostgreSQL: shown in pg_stat_activity, unless the URL says.
         pgbouncer: PostgreSQL: True for PgBouncer in transaction mode. Migrate with a direct URL.
         busy_timeout: SQLite: seconds to wait for another process's lock. 5.

@@ -160,7 +160,7 @@ class ReadOnly(Error):
 class Standby(ReadOnly, Retryable):
     """the server is a standby; let the URL lead to the primary, and after a failover try again.
 
-    The connection is replaced: the next one goes where the URL leads by then.
+    A pool replaces the connection: the next one goes where the URL leads by then.
     """
 
 

@@ -238,6 +238,9 @@ class Converter:
 
     def _explained(self, rows: list[tuple[Any, ...]]) -> BadValue:
         for row in rows:
+            if len(row) != len(self._names):
+                # A column was added since the statement was checked.
+                return BadValue(f"{len(row)} columns, {self._record.__name__} takes others")
             for (name, read), value in zip(self._readers.items(), row, strict=True):
                 try:
                     read(value)
@@ -318,7 +321,11 @@ def _compile(record: type[Any], dialect: Dialect) -> tuple[Maker, dict[str, Read
         assignments = "; ".join(f"made.{name} = {value}" for name, value in expressions.items())
         make = f"made = new(record); {assignments}"
     else:
-        arguments = ", ".join(f"{name}={value}" for name, value in expressions.items())
+        by_name = {field.name for field in dataclasses.fields(record) if field.kw_only}
+        arguments = ", ".join(
+            f"{name}={value}" if name in by_name else value
+            for name, value in sorted(expressions.items(), key=lambda item: item[0] in by_name)
+        )
         make = f"made = record({arguments})"
     exec(
         "def many(rows):\n"
@@ -373,7 +380,7 @@ def _only_assigns(record: Any, names: tuple[str, ...]) -> bool:
     code = getattr(record.__init__, "__code__", None)
     return (
         code is not None
-        and code.co_filename == "<string>"
+        and code.co_qualname == "__create_fn__.<locals>.__init__"
         # A `__post_init__`, or what sets the fields of a frozen one, would be among them.
         and sorted(code.co_names) == sorted(names)
         and record.__new__ is object.__new__

@@ -397,6 +397,8 @@ class Transaction(_Block):
         """Begin again, where the pool lent a connection that was lost: nothing is lost with it."""
         self._close(Status.NEW)
         self._connection = connection = self._acquire()
+        if self._timeout is not None:
+            self._deadline = time.monotonic() + self._timeout
         connection.begin(
             read_only=self._read_only, isolation=self._isolation, timeout=self._timeout
         )

@@ -132,17 +132,16 @@ def load_json(text: str) -> Any:
     Raises:
         BadValue: The text is no JSON.
     """
-    if len(text) < _LONG or _has_no_long_number(text):
-        try:
+    try:
+        if len(text) < _LONG or _has_no_long_number(text):
             value = decode_json(text)
-        except ValueError:
-            pass
-        else:
             if len(text) < _SHORT:
                 if len(plain_json) >= _MOST_PLAIN:
                     plain_json.clear()
                 plain_json.add(text)
             return value
+    except ValueError:
+        pass
     try:
         return _decode_json(text)
     except (ValueError, RecursionError) as error:

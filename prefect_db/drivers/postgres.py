@@ -255,8 +255,13 @@ class PostgresConnection:
         if not isinstance(error, psycopg.Error):
             return BadValue("a text that is no valid Unicode", sql=sql)
         message = (error.diag.message_primary or str(error)).strip()
-        # psycopg may find the socket dead, and leave the statement, before libpq does.
-        left = error.sqlstate is None and self._is_at_work()
+        # psycopg may find the socket dead, and leave the statement, before libpq does. Where it is
+        # the statement that psycopg does not like, as COPY, that is a ProgrammingError of its own.
+        left = (
+            isinstance(error, psycopg.OperationalError)
+            and error.sqlstate is None
+            and self._is_at_work()
+        )
         if left:
             self.close()
         if left or self.native.closed:
@@ -270,11 +275,14 @@ class PostgresConnection:
             return ProgrammingError(message, sql=sql)
         if error.sqlstate in _MISPLACED and '"_pg3_' in message:
             message += "; through PgBouncer in transaction mode, connect(pgbouncer=True)"
-        if self._refused_by_standby(error.sqlstate, sql):
+        by_standby = self._is_refused_by_standby(error.sqlstate, sql)
+        # Whoever is in no transaction, and begins none with `read_only`, wants to write: a standby
+        # lets nobody else begin.
+        if by_standby and not self.in_transaction and "READ ONLY" not in sql:
             self.misled = True
             return Standby(message, sql=sql, code=_READ_ONLY)
         return from_sqlstate(
-            error.sqlstate,
+            _READ_ONLY if by_standby else error.sqlstate,
             message,
             sql=sql,
             constraint=error.diag.constraint_name,
@@ -284,14 +292,12 @@ class PostgresConnection:
             position=int(error.diag.statement_position or 0),
         )
 
-    def _refused_by_standby(self, sqlstate: str, sql: str) -> bool:
-        """True if the server refused a write, being a standby, that the caller had not forsworn:
-        whoever is in no transaction has begun none with `read_only`, and it begins no other."""
+    def _is_refused_by_standby(self, sqlstate: str, sql: str) -> bool:
         # A standby has a code of its own for the refused write, but not for the transaction's.
         begin = sqlstate == _NOT_SUPPORTED and sql.startswith("BEGIN")
-        if self.in_transaction or not (begin or sqlstate == _READ_ONLY):
-            return False
-        return self.native.info.parameter_status("in_hot_standby") == "on"
+        return (begin or sqlstate == _READ_ONLY) and (
+            self.native.info.parameter_status("in_hot_standby") == "on"
+        )
 
 
 class _Columns:
@@ -595,7 +601,8 @@ def connect(settings: Settings, parameters: dict[str, Any]) -> Native:
 
 def _kind(settings: Settings) -> type[Error]:
     """Of the error for what does not heal: of several hosts, another may be back soon."""
-    several = "," in str(conninfo_to_dict(settings.url).get("host", ""))
+    given = conninfo_to_dict(settings.url)
+    several = any("," in str(given.get(name, "")) for name in ("host", "hostaddr"))
     return Unavailable if several else ConfigurationError
 
 

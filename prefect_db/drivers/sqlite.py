@@ -178,15 +178,12 @@ class SQLiteConnection:
             self._give_up_at = None
 
     def executemany(self, statement: Statement, rows: Sequence[Sequence[Any]]) -> int:
+        if "RETURNING" in statement.text.upper():
+            # From Python 3.12 on, sqlite3's executemany fails with the second row of these.
+            return sum(self.execute(statement, row).affected for row in rows)
         try:
             before = self.native.total_changes
-            cursor = _tuple_cursor(self.native)
-            if "RETURNING" in statement.text.upper():
-                # From Python 3.12 on, sqlite3's executemany fails with the second row of these.
-                for row in rows:
-                    cursor.execute(statement.text, row).fetchall()
-                return self.native.total_changes - before
-            cursor.executemany(statement.text, rows)
+            cursor = _tuple_cursor(self.native).executemany(statement.text, rows)
             changed = self.native.total_changes - before
         except (sqlite3.Error, OverflowError, UnicodeError) as error:
             raise self._error(error, statement.sql) from error

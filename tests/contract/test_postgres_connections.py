@@ -21,6 +21,7 @@ from prefect_db import (
     Error,
     NotNullViolation,
     PoolTimeout,
+    ProgrammingError,
     Queryable,
     Transaction,
     Unavailable,
@@ -266,6 +267,22 @@ def test_rows_can_be_copied_through_the_drivers_own_connection(db: Backend) -> N
         for n in range(1000):
             copy.write_row((n,))
     assert db.value("SELECT count(*) FROM item") == 1000
+
+
+@pytest.mark.parametrize("copy", ["COPY copied TO STDOUT", "COPY copied FROM STDIN"])
+def test_a_copy_as_a_statement_is_wrong_and_not_tried_again(db: Backend, copy: str) -> None:
+    """psycopg leaves it at work on the server, as where a socket is dead."""
+    db.execute("CREATE TABLE copied (n integer)")
+    tried = []
+
+    def attempt(txn: Transaction) -> None:
+        tried.append(copy)
+        txn.execute(copy)
+
+    with pytest.raises(ProgrammingError, match="COPY"):
+        db.run(attempt)
+    assert tried == [copy]
+    assert db.value("SELECT 1") == 1
 
 
 def test_the_pool_grows_to_its_size_and_no_further(db: Backend) -> None:

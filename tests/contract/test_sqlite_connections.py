@@ -490,3 +490,21 @@ def test_a_reader_that_was_closed_is_replaced_by_the_next_read(url: str) -> None
         pool._readers.items[0].close()
         assert flows.count(db) == 0
         assert (db.stats().broken, db.stats().in_use) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    ["UPDATE item SET returning_at = ? WHERE id = 1", "UPDATE item SET id = ? RETURNING id"],
+    ids=["in a name", "as a clause"],
+)
+def test_executemany_counts_no_rows_of_a_trigger(sql: str) -> None:
+    """Where there is a RETURNING, or seems to be, statements run one by one."""
+    with connect(":memory:", migrate=False) as db:
+        db.execute("CREATE TABLE item (id integer, returning_at integer)")
+        db.execute("CREATE TABLE seen (id integer)")
+        db.execute(
+            "CREATE TRIGGER see AFTER UPDATE ON item BEGIN INSERT INTO seen VALUES (new.id); END"
+        )
+        db.execute("INSERT INTO item (id) VALUES (1)")
+        assert db.executemany(sql, [(1,), (1,)]) == 2
+        assert db.value("SELECT count(*) FROM seen") == 2

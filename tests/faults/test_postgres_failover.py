@@ -117,6 +117,16 @@ def test_a_write_that_the_caller_has_forsworn_ends_no_connection(db: Backend) ->
     assert db.stats().broken == 0
 
 
+def test_nor_does_a_reader_who_asks_for_what_a_standby_has_not(db: Backend) -> None:
+    """It refuses that BEGIN with the code with which it refuses one that would write."""
+    before = use_all(db, _SIZE, read_only=True)
+    with pytest.raises(ReadOnly) as caught:
+        db.run(lambda txn: txn.value("SELECT 1"), read_only=True, isolation="serializable")
+    assert type(caught.value) is ReadOnly
+    assert use_all(db, _SIZE, read_only=True) == before
+    assert db.stats().broken == 0
+
+
 def test_a_connection_of_a_hosts_pool_is_replaced_by_that(
     address: Proxy, primary: PostgresServer
 ) -> None:

@@ -135,6 +135,14 @@ class TestTheNetwork:
             verdict = at_work.verdict(lambda: found(db))
         record_fault("connections cut under load", times=cut, verdict=verdict, recovery=slowest)
 
+    def test_a_timeout_counts_from_the_begin_that_succeeded(self, network: Proxy) -> None:
+        with connect(network.url, migrate=False) as db:
+            db.value("SELECT 1")
+            network.slow_accept = 1.0
+            network.cut()
+            with db.transaction(timeout=0.9) as txn:
+                assert txn.value("SELECT 1") == 1
+
     def test_what_is_refused_for_a_moment_is_tried_again(self, network: Proxy) -> None:
         with connect(network.url, migrate=False) as db:
             network.refuse()

@@ -494,6 +494,24 @@ class TestConverter:
         assert made == record(1, "x")
         assert made.name == "x!"
 
+    def test_an_init_may_name_its_arguments_as_it_likes(self, dialect: Dialect) -> None:
+        made, _ = converter(Renaming, dialect).many([(1, "x"), (2, "y")])
+        assert (made.number, made.name) == (1, "x!")
+
+    def test_an_init_of_a_text_is_one_of_its_own(self, dialect: Dialect) -> None:
+        """As of a program that is given to `python -c`; so are those that `dataclass` makes."""
+        scope: dict[str, Any] = {"dataclass": dataclass}
+        exec(
+            "@dataclass\nclass Made:\n    number: int\n"
+            "    def __init__(self, number: int) -> None:\n        self.number = number + 1\n",
+            scope,
+        )
+        assert converter(scope["Made"], dialect).many([(1,)])[0].number == 2
+
+    def test_a_column_more_than_when_it_was_checked_is_a_bad_value(self, dialect: Dialect) -> None:
+        with pytest.raises(BadValue, match="2 columns"):
+            converter(Counted, dialect).many([(1, 2)])
+
     def test_so_is_what_its_new_does(self, dialect: Dialect) -> None:
         before = Counted.made
         assert converter(Counted, dialect).many([(1,), (2,)])[1].number == 2
@@ -535,6 +553,15 @@ class Setting:
 
     def __setattr__(self, key: str, value: Any) -> None:
         object.__setattr__(self, key, f"{value}!" if key == "name" else value)
+
+
+@dataclass(init=False)
+class Renaming:
+    number: int
+    name: str
+
+    def __init__(self, first: int, second: str) -> None:
+        self.number, self.name = first, f"{second}!"
 
 
 @dataclass
