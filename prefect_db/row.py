@@ -236,11 +236,13 @@ class Converter:
         except _UNREADABLE as error:
             raise self._explained(rows) from error
 
-    def _explained(self, rows: list[tuple[Any, ...]]) -> BadValue:
+    def _explained(self, rows: list[tuple[Any, ...]]) -> BadValue | UsageError:
         for row in rows:
             if len(row) != len(self._names):
                 # A column was added since the statement was checked.
-                return BadValue(f"{len(row)} columns, {self._record.__name__} takes others")
+                return UsageError(
+                    f"{len(row)} columns; {self._record.__name__} takes {', '.join(self._names)}"
+                )
             for (name, read), value in zip(self._readers.items(), row, strict=True):
                 try:
                     read(value)

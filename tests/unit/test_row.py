@@ -508,8 +508,8 @@ class TestConverter:
         )
         assert converter(scope["Made"], dialect).many([(1,)])[0].number == 2
 
-    def test_a_column_more_than_when_it_was_checked_is_a_bad_value(self, dialect: Dialect) -> None:
-        with pytest.raises(BadValue, match="2 columns"):
+    def test_a_column_more_than_when_it_was_checked_is_told(self, dialect: Dialect) -> None:
+        with pytest.raises(UsageError, match="2 columns; Counted takes number"):
             converter(Counted, dialect).many([(1, 2)])
 
     def test_so_is_what_its_new_does(self, dialect: Dialect) -> None:
