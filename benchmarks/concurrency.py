@@ -24,7 +24,7 @@ from benchmarks.callers import (
     pooled,
     transactions,
 )
-from benchmarks.harness import Line, Place, Section, Target
+from benchmarks.harness import Line, Place, Section, Target, turns
 from benchmarks.load import PERCENTS, Kind, Load, beside, by_threads, together
 from benchmarks.prefect_tasks import PrefectTasks
 from prefect_db import connect, events
@@ -221,12 +221,10 @@ def _loads(
 
 
 def _in_turn(jobs: Mapping[K, Callable[[], list[Load]]], rounds: int) -> dict[K, list[Load]]:
-    """All jobs, round after round; who begins moves on by one each time."""
+    """All jobs, round after round."""
     loads: dict[K, list[Load]] = {key: [] for key in jobs}
-    keys = list(jobs)
-    for number in range(rounds):
-        at = number % len(keys)
-        for key in keys[at:] + keys[:at]:
+    for keys in turns(jobs, rounds):
+        for key in keys:
             loads[key].append(together(jobs[key]()))
     return loads
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import random
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
+
+K = TypeVar("K")
 
 BackendName = Literal["sqlite", "postgres"]
 
@@ -103,6 +106,15 @@ class Section:
     notes: list[str] = field(default_factory=list)
 
 
+def turns(contestants: Iterable[K], rounds: int) -> Iterator[list[K]]:
+    """In each round all contestants, in an order by lot: nobody always comes after the same one,
+    whose work it would find in the processor's caches. It is the same lot in each run."""
+    chance = random.Random(0)
+    names = list(contestants)
+    for _ in range(rounds):
+        yield chance.sample(names, len(names))
+
+
 def interleaved(
     contestants: Mapping[str, Callable[[], Any]], *, rounds: int, calls: int, scale: float = 1e6
 ) -> dict[str, list[float]]:
@@ -110,15 +122,13 @@ def interleaved(
 
     Args:
         contestants: What to call; each has been called before, and its result checked.
-        rounds: How often all take their turn. Who begins moves on by one each time.
+        rounds: How often all take their turn.
         calls: Calls in a turn; a sample is their mean.
         scale: Units in a second.
     """
     samples: dict[str, list[float]] = {name: [] for name in contestants}
-    names = list(contestants)
-    for number in range(rounds):
-        at = number % len(names)
-        for name in names[at:] + names[:at]:
+    for names in turns(contestants, rounds):
+        for name in names:
             call = contestants[name]
             began = time.perf_counter()
             for _ in range(calls):

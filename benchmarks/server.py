@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import httpx
 
-from benchmarks.harness import Line, Place, Section, WrongResult
+from benchmarks.harness import Line, Place, Section, WrongResult, turns
 from benchmarks.load import AsyncStep, Kind, by_tasks, together
 from prefect_db import connect, flow_runs, flows, states
 from tests.server.processes import example_server, prefect_server
@@ -62,13 +62,14 @@ async def _measure(place: Place) -> Section:
         ]
         for what, request in _REQUESTS.items():
             line = Line(what, {each.name: [] for each in contestants})
-            for number in range(-1, rounds):
-                for each in contestants if number % 2 else reversed(contestants):
-                    steps = [_step(each, request)] * _CLIENTS
-                    # The first round, a short one, is to warm up.
-                    loads = await by_tasks(steps, seconds if number >= 0 else seconds / 4)
-                    if number >= 0:
-                        line.samples[each.name].append(together(loads).rate)
+            steps = {each.name: [_step(each, request)] * _CLIENTS for each in contestants}
+            for each in contestants:
+                # To warm up.
+                await by_tasks(steps[each.name], seconds / 4)
+            for names in turns(steps, rounds):
+                for name in names:
+                    loads = await by_tasks(steps[name], seconds)
+                    line.samples[name].append(together(loads).rate)
             section.lines.append(line)
         section.notes += [
             f"{each.name}: {each.refusals} answers of 503, which are not counted; the client asked"
