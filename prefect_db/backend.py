@@ -102,10 +102,9 @@ class Backend(Queryable):
                 f"isolation={isolation!r}; it is 'read committed', 'repeatable read' or"
                 " 'serializable'"
             )
-        purpose: Purpose = "snapshot" if read_only else "write"
         return Transaction(
             self._dialect,
-            lambda: self._acquire(purpose),
+            self._acquire,
             self._pool,
             read_only=read_only,
             isolation=isolation,

@@ -104,7 +104,14 @@ class Dialect:
             )
         codecs = self._codecs
         try:
-            return [value if value is None else codecs[type(value)](value) for value in params]
+            return [
+                value
+                # Most are texts, and most of those ASCII: as `check_text`, without its call.
+                if value is None
+                or ((kind := type(value)) is str and value.isascii() and "\0" not in value)
+                else codecs[kind](value)
+                for value in params
+            ]
         except BadValue as error:
             error.sql = statement.sql
             raise

@@ -33,7 +33,16 @@ from prefect_db.pace import Pace
 from prefect_db.queryable import Queryable
 from prefect_db.row import Record
 from prefect_db.text_search import Text as Text
-from prefect_db.values import Array, as_utc, check_text, read_uuid, to_datetime, to_object, to_uuid
+from prefect_db.values import (
+    Array,
+    as_utc,
+    check_text,
+    dump_json,
+    read_uuid,
+    to_datetime,
+    to_object,
+    to_uuid,
+)
 
 MAX_NAME: Final = 1024
 MAX_RELATED: Final = 100
@@ -170,7 +179,7 @@ def _write(txn: Queryable, events: list[Event], now: Any) -> int:
     written = _insert(
         txn,
         f"INSERT INTO events ({Event.columns}, created, updated)",
-        [
+        (
             (
                 event_id,
                 occurred,
@@ -187,7 +196,7 @@ def _write(txn: Queryable, events: list[Event], now: Any) -> int:
                 now,
             )
             for event_id, occurred, event in batch
-        ],
+        ),
         "ON CONFLICT (id) DO NOTHING",
     )
     if written < len(batch):
@@ -200,22 +209,22 @@ def _write(txn: Queryable, events: list[Event], now: Any) -> int:
         txn,
         "INSERT INTO event_resources (id, created, updated, occurred, resource_id, resource_role,"
         " resource, event_id)",
-        [
-            (uuid7(), now, now, occurred, resource_id, role, labels, event_id)
+        (
+            # A column of json, not jsonb, on PostgreSQL: it keeps the text as it is.
+            (uuid7(), now, now, occurred, resource_id, role, dump_json(labels), event_id)
             for event_id, occurred, event in batch
             for resource_id, role, labels in _resources(event)
-        ],
+        ),
     )
     return len(batch)
 
 
-def _insert(txn: Queryable, into: str, rows: list[tuple[Any, ...]], conflict: str = "") -> int:
+def _insert(txn: Queryable, into: str, rows: Iterable[tuple[Any, ...]], conflict: str = "") -> int:
     """Insert rows; how many."""
-    if not rows:
-        return 0
-    row = f"({', '.join('?' * len(rows[0]))})"
+    row = f"({', '.join('?' * (into.count(',') + 1))})"
     if txn.dialect.name == "postgres":
         return txn.executemany(f"{into} VALUES {row} {conflict}", rows)
+    rows = list(rows)
     # By powers of two, so that there are few statements to prepare.
     at, size, written = 0, _ROWS, 0
     while at < len(rows):

@@ -217,11 +217,11 @@ class Where:
         inner = Where(self._dialect, leaf.operator)
         # Unlike elsewhere, a part that asks nothing is not true in an OR: Prefect leaves it out.
         if (types := types_of(leaf)) is not None:
-            # Not one parameter for all: SQLite would take a list for something to search in.
-            cast = self._dialect.pick(sqlite="?", postgres="CAST(? AS state_type)")
-            marks = ", ".join([cast] * len(types))
-            test = f"= {marks}" if len(types) == 1 else f"IN ({marks})"
-            inner.add(f"{table}.state_type {test}" if types else "1 = 0", *types)
+            # In the text, as the best plan depends on how many there are. Not `= ANY(...)`: SQLite
+            # would take a list for something to search in.
+            listed = ", ".join([f"'{type}'" for type in types])
+            test = f"= {listed}" if len(types) == 1 else f"IN ({listed})"
+            inner.add(f"{table}.state_type {test}" if types else "1 = 0")
         if leaf.name is not None and (leaf.name.any_ is not None or leaf.name.not_any_):
             inner.among(f"{table}.state_name", "varchar", leaf.name)
         self.group(inner)

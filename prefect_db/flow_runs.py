@@ -122,7 +122,7 @@ def create(
     columns = StateColumns(empirical_policy=complete_policy(empirical_policy, FLOW_RUN_POLICY))
     first = None
     if state is not None:
-        first = state_changes.entry("flow_run", run_id, parent_task_run_id, state)
+        first = state_changes.entry(db.dialect, "flow_run", run_id, parent_task_run_id, state)
         columns.enter(first.state)
     if job_variables is None and not idempotency_key:
         # Prefect's two ways of inserting differ in what they make of no variables.

@@ -5,6 +5,8 @@ A new run has no history, so that its columns are known before. On PostgreSQL it
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from datetime import datetime
 from functools import lru_cache
 from itertools import compress, repeat
 from operator import is_not
@@ -14,7 +16,7 @@ from uuid import UUID
 from prefect_db.dialect import Dialect
 from prefect_db.queryable import Queryable
 from prefect_db.row import Record
-from prefect_db.state_changes import ARTIFACT, OUTER, STATE, Entry, Table, insert, owners
+from prefect_db.state_changes import ARTIFACT, OUTER, STATE, Entry, Table, insert
 from prefect_db.values import dump_json, read_json, read_json_from
 
 # Whose labels a run inherits: a table, and the run's column that names the row.
@@ -69,6 +71,14 @@ def create(db: Queryable, table: Table, run: Record, first: Entry | None) -> boo
         return True
 
 
+@dataclass(slots=True)
+class _Inserted(Record):
+    """What only PostgreSQL knows of a new run."""
+
+    updated: datetime
+    labels: dict[str, Any] | None
+
+
 def _create_by_one_statement(db: Queryable, table: Table, run: Record, first: Entry | None) -> bool:
     new: Any = run
     names, values = _columns(run, db.dialect)
@@ -81,15 +91,11 @@ def _create_by_one_statement(db: Queryable, table: Table, run: Record, first: En
     if first is not None:
         del values[names.index("updated")]
         sql = _with_state(sql, table, bool(first.artifact))
-        now = new.created
-        values += (now, now, new.id, *first.params())
-        if first.artifact:
-            values += (now, now, *owners(table, new.id, getattr(new, OUTER[table])))
-            values += first.artifact
-    row = db.row(sql, values)
-    if row is None:
+        values += (*first.params()[_KNOWN:], *first.artifact)
+    inserted = db.row(sql, values, into=_Inserted)
+    if inserted is None:
         return False
-    new.updated, new.labels = row.datetime("updated"), row.json("labels")
+    new.updated, new.labels = inserted.updated, inserted.labels
     return True
 
 
@@ -107,7 +113,7 @@ _JSON: Final = (
 
 
 def _columns(run: Record, dialect: Dialect) -> tuple[tuple[str, ...], list[Any]]:
-    """The columns that are not NULL, and their values.
+    """The columns that are neither NULL nor empty, and their values.
 
     JSON is text; `run` gets what will be read of it: lists for tuples, and nothing of a caller's.
     """
@@ -119,9 +125,12 @@ def _columns(run: Record, dialect: Dialect) -> tuple[tuple[str, ...], list[Any]]
         given.setdefault("job_variables", None)
     for name in _JSON:
         value = given.get(name)
-        if value is not None:
+        if value:
             given[name] = text = dump_json(value)
             setattr(run, name, read_json_from(text, jsonb))
+        elif value is not None and name != "labels":
+            # Empty, as its default is.
+            del given[name]
     return tuple(given), list(given.values())
 
 
@@ -140,7 +149,7 @@ def _insert_run(
     Args:
         table: Its table.
         names: Its columns.
-        dialect: The engine's. On PostgreSQL the row gives `updated` and `labels`.
+        dialect: The engine's. On PostgreSQL the row gives an `_Inserted`.
         orphan: It has no parent to inherit labels from; NULL is in no conflict with NULL, so that
             its unique key is looked up.
         entered: It has a state.
@@ -148,7 +157,7 @@ def _insert_run(
     marks = dict.fromkeys(names, "?")
     returning = ""
     if dialect.name == "postgres":
-        returning = " RETURNING updated, labels"
+        returning = f" RETURNING {_Inserted.columns}"
         if entered:
             marks["updated"] = dialect.clock
         if not orphan:
@@ -168,16 +177,24 @@ def _insert_run(
     )
 
 
+# What the run's row has of its state's, and how many of the state's values that are.
+_OF_RUN: Final = "state_id, state_type, state_timestamp, state_name"
+_KNOWN: Final = _OF_RUN.count(",") + 1
+_OWNERS: Final[dict[Table, str]] = {"flow_run": "id, NULL", "task_run": "flow_run_id, id"}
+
+
 @lru_cache(maxsize=256)
 def _with_state(insert_run: str, table: Table, artifact: bool) -> str:
     """The statement, and in it the state's and, if there is one, the artifact's."""
+    outer = ", flow_run_id" if table == "task_run" else ""
     kept = f""", kept AS (
-    INSERT INTO artifact ({ARTIFACT}) SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ? FROM run
+    INSERT INTO artifact ({ARTIFACT})
+    SELECT created, created, {_OWNERS[table]}, ?, ?, ?, ?, ?, ? FROM run
 )"""
     return f"""WITH run AS (
-    {insert_run}
+    {insert_run}, created, id, {_OF_RUN}{outer}
 ), state AS (
     INSERT INTO {table}_state ({STATE[table]})
-    SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ? FROM run
+    SELECT created, created, id, {_OF_RUN}, ?, ?, ? FROM run
 ){kept if artifact else ""}
-SELECT updated, labels FROM run"""
+SELECT {_Inserted.columns} FROM run"""

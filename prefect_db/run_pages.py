@@ -37,7 +37,7 @@ class Page(NamedTuple):
 
     Attributes:
         sql, params: The statement.
-        prepare: All parameters have the same best plan: along an index for the type of state.
+        prepare: The text has all that the best plan depends on, which PostgreSQL then makes once.
     """
 
     sql: str
@@ -69,15 +69,15 @@ def flow_run_page(
     if union == "UNION":
         for where, (tag, _) in zip(wheres, tagged, strict=True):
             where.add("flow_run_tag.tag = ?", tag)
-    limit = "?"
+    mark = "?"
     if filter is not None and filter.tags is not None:
         # PostgreSQL would take the tag to be spread evenly over the runs, and a short page to be
         # full soon. Not knowing how short it is, it uses the index for a tag that is rare.
-        limit = db.dialect.pick(sqlite="?", postgres="(SELECT CAST(? AS bigint))")
+        mark = db.dialect.pick(sqlite="?", postgres="(SELECT CAST(? AS bigint))")
     selected = [(source, where) for where in wheres]
-    sql, params = _merged(db.dialect, columns, order, f" {union} ", selected, bounds, limit)
     others = flows is not None or task_runs is not None
-    return Page(sql, params, not others and order.startswith(_INDEXED) and _asks_types(filter))
+    prepare = not others and order.startswith(_INDEXED) and _asks_types(filter)
+    return _page(db.dialect, columns, order, f" {union} ", selected, bounds, mark, prepare=prepare)
 
 
 def task_run_page(
@@ -93,42 +93,54 @@ def task_run_page(
     parts = _by_state(filter) if filter is not None and order == _BY_ID else [filter]
     wheres = [of_task_runs(db.dialect, part, flows, flow_runs) for part in parts]
     selected = [("task_run", where) for where in wheres]
-    sql, params = _merged(db.dialect, columns, order, " UNION ALL ", selected, bounds)
     others = flows is not None or flow_runs is not None
-    return Page(sql, params, not others and order == _BY_ID and _asks_types(filter))
+    prepare = not others and order == _BY_ID and _asks_types(filter)
+    return _page(db.dialect, columns, order, " UNION ALL ", selected, bounds, "?", prepare=prepare)
 
 
-def _merged(
+def _page(
     dialect: Dialect,
     columns: str,
     order: str,
     union: str,
     parts: list[tuple[str, Where]],
     bounds: tuple[int, int],
-    limit: str = "?",
-) -> tuple[str, list[Any]]:
-    params = [param for _, where in parts for param in where.params]
+    mark: str,
+    *,
+    prepare: bool,
+) -> Page:
+    """A page of the rows of several sources, each with its condition.
+
+    Args:
+        mark: What stands for the limit.
+        prepare: The conditions are the same for all calls.
+    """
+    limit, offset = bounds
+    # Without knowing the limit, PostgreSQL would expect a tenth of all rows, and so find it better
+    # to plan the page anew each time, which takes as long as to find 20 rows.
+    known = prepare and not offset
+    end, last = f"LIMIT {mark} OFFSET ?", [limit, offset]
+    if known:
+        end, last = f"LIMIT {limit:d}", []
     if len(parts) == 1:
         [(source, where)] = parts
-        sql = f"SELECT {columns} FROM {source}{where.sql} ORDER BY {order} LIMIT {limit} OFFSET ?"
-        return sql, [*params, *bounds]
+        sql = f"SELECT {columns} FROM {source}{where.sql} ORDER BY {order} {end}"
+        return Page(sql, [*where.params, *last], prepare)
     # What a union is ordered by is a column that it gives.
     given = f"{columns}, {STARTED} AS started" if STARTED in order else columns
     order = order.replace(STARTED, "started")
-    # PostgreSQL merges what says to be in order, and plans for as many rows as it says to need;
-    # SQLite finds that out, and takes no such words.
-    select = dialect.pick(
-        sqlite=f"SELECT {given} FROM {{}}",
-        postgres=f"(SELECT {given} FROM {{}} ORDER BY {order} LIMIT ?)",
-    )
-    merged = union.join([select.format(f"{source}{where.sql}") for source, where in parts])
+    select, needed = f"SELECT {given} FROM {{}}", []
     if dialect.name == "postgres":
-        needed = bounds[0] + bounds[1]
-        params = [param for _, where in parts for param in (*where.params, needed)]
-    page = f"{merged} ORDER BY {order} LIMIT ? OFFSET ?"
+        # It merges what says to be in order, and plans for as many rows as it says to need; SQLite
+        # finds that out, and takes no such words.
+        select = f"({select} ORDER BY {order} {end if known else 'LIMIT ?'})"
+        needed = [] if known else [limit + offset]
+    merged = union.join([select.format(f"{source}{where.sql}") for source, where in parts])
+    sql = f"{merged} ORDER BY {order} {end}"
     if given != columns:
-        page = f"SELECT {columns} FROM ({page}) AS page ORDER BY {order}"
-    return page, [*params, *bounds]
+        sql = f"SELECT {columns} FROM ({sql}) AS page ORDER BY {order}"
+    params = [param for _, where in parts for param in (*where.params, *needed)]
+    return Page(sql, [*params, *last], prepare)
 
 
 # All that a filter asks for but the state.

@@ -17,7 +17,7 @@ from operator import attrgetter, is_not
 from typing import Any, Final, Literal
 from uuid import UUID
 
-from prefect_db.dialect import SQLITE
+from prefect_db.dialect import SQLITE, Dialect
 from prefect_db.errors import NotFound
 from prefect_db.ids import uuid7
 from prefect_db.queryable import Queryable
@@ -37,6 +37,7 @@ Table = Literal["flow_run", "task_run"]
 # The run that a run is in: a subflow's run is in a task run, a task run in a flow run.
 OUTER: Final[dict[Table, str]] = {"flow_run": "parent_task_run_id", "task_run": "flow_run_id"}
 _OUTER_DETAIL: Final[dict[Table, str]] = {"flow_run": "task_run_id", "task_run": "flow_run_id"}
+_ID: Final[dict[Table, str]] = {"flow_run": "flow_run_id", "task_run": "task_run_id"}
 _MICROSECOND: Final = timedelta(microseconds=1)
 
 # Column lists: first what the caller or the server knows, then what an `Entry` gives.
@@ -122,11 +123,14 @@ class Entry:
         )
 
 
-def entry(table: Table, run_id: UUID, outer_id: UUID | None, state: State) -> Entry:
+def entry(
+    dialect: Dialect, table: Table, run_id: UUID, outer_id: UUID | None, state: State
+) -> Entry:
     """The state as it is to be stored for a run. What cannot be, is refused here: before anything
     is written.
 
     Args:
+        dialect: The engine's.
         table: The run's table.
         run_id: The run.
         outer_id: The flow run of a task run, or the parent task run of a flow run.
@@ -136,9 +140,10 @@ def entry(table: Table, run_id: UUID, outer_id: UUID | None, state: State) -> En
         BadValue: See `complete_details`; or there is no such type, its time has no zone, its id is
             none, or a text or its data cannot be stored.
     """
-    details = {**state.state_details, f"{table}_id": run_id}
+    details = complete_details(state.state_details)
+    details[_ID[table]] = uuid_text(run_id)
     if outer_id is not None or table == "task_run":
-        details[_OUTER_DETAIL[table]] = outer_id
+        details[_OUTER_DETAIL[table]] = None if outer_id is None else uuid_text(outer_id)
     data, artifact = _split(state.data)
     stored = State(
         id=to_uuid(state.id),
@@ -146,10 +151,10 @@ def entry(table: Table, run_id: UUID, outer_id: UUID | None, state: State) -> En
         name=check_text(state.name),
         timestamp=to_datetime(state.timestamp),
         message=to_text(state.message),
-        state_details=complete_details(details),
+        state_details=details,
         data=data,
     )
-    return Entry(stored, dump_json(stored.state_details), artifact)
+    return Entry(stored, dialect.bind_one(stored.state_details), artifact)
 
 
 def _split(data: Any) -> tuple[Any, tuple[Any, ...]]:
@@ -259,7 +264,14 @@ def _enter_sql(table: Table, artifact: bool) -> str:
     UPDATE {table} AS run SET {following}, updated = CURRENT_TIMESTAMP
     FROM state WHERE run.id = state.run_id
 ){kept if artifact else ""}
-SELECT run.{OUTER[table]}, state.id IS NOT NULL FROM run LEFT JOIN state ON true"""
+SELECT run.{OUTER[table]} AS outer_id, state.id IS NOT NULL AS entered
+FROM run LEFT JOIN state ON true"""
+
+
+@dataclass(slots=True)
+class _Entered:
+    outer_id: UUID | None
+    entered: bool
 
 
 def _enter_by_sql(
@@ -275,19 +287,19 @@ def _enter_by_sql(
         copied: The caller will copy the state of a subflow's run, in the same transaction.
             Otherwise such a run is left alone: no state is returned.
     """
-    new = entry(table, run_id, None, state)
+    new = entry(db.dialect, table, run_id, None, state)
     stored = new.state
     due = _due(stored)
     sql = _enter_sql(table, bool(new.artifact))
     rest = (copied, due, *new.artifact) if table == "flow_run" else (due, *new.artifact)
     while True:
-        row = db.row(sql, (run_id, *new.params(), *rest))
+        row = db.row(sql, (run_id, *new.params(), *rest), into=_Entered)
         if row is None:
             raise _missing(table, run_id)
-        outer_id, entered = row
+        outer_id = row.outer_id
         if outer_id is not None:
             stored.state_details[_OUTER_DETAIL[table]] = uuid_text(outer_id)
-        if entered:
+        if row.entered:
             return stored, outer_id
         if table == "flow_run" and outer_id is not None and not copied:
             return None, outer_id
@@ -321,7 +333,7 @@ def _enter_by_python(
     run = txn.row(_run_sql(table), (run_id,), into=_Run)
     if run is None:
         raise _missing(table, run_id)
-    new = entry(table, run_id, run.outer_id, state)
+    new = entry(txn.dialect, table, run_id, run.outer_id, state)
     # `enter` would refuse it, too late.
     _due(new.state)
     insert(txn, table, run_id, run.outer_id, new, datetime.now(UTC))
@@ -336,7 +348,11 @@ def _enter_by_python(
 
 @lru_cache
 def _run_sql(table: Table) -> str:
-    return f"SELECT {StateColumns.columns}, {OUTER[table]} AS outer_id FROM {table} WHERE id = ?"
+    # Of the state before, only whether there is one matters: not its id, which is another each time
+    # and so would have to be read, where the run's is remembered.
+    state_id = "CASE WHEN state_id IS NOT NULL THEN id END AS state_id"
+    columns = StateColumns.columns.replace("state_id", state_id, 1)
+    return f"SELECT {columns}, {OUTER[table]} AS outer_id FROM {table} WHERE id = ?"
 
 
 @lru_cache

@@ -17,7 +17,7 @@ from uuid import UUID
 from prefect_db.errors import BadValue
 from prefect_db.ids import uuid7
 from prefect_db.row import Record
-from prefect_db.values import to_datetime, to_uuid, uuid_text
+from prefect_db.values import check_text, to_datetime, to_uuid, uuid_text
 
 
 class StateType(StrEnum):
@@ -231,11 +231,18 @@ TASK_RUN_POLICY: Final[dict[str, Any]] = {
 
 
 def complete_policy(given: Mapping[str, Any] | None, defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's empirical_policy with all keys, in Prefect's order; sets become lists."""
+    """A run's empirical_policy with all keys, in Prefect's order; a set of `pause_keys` becomes a
+    list.
+
+    Raises:
+        BadValue: One of a set's pause keys is no text.
+    """
     policy = {**defaults, **(given or {})}
-    for key, value in policy.items():
-        if isinstance(value, (set, frozenset, list)):
-            policy[key] = list(value) if isinstance(value, list) else sorted(value)
+    keys = policy.get("pause_keys")
+    if isinstance(keys, list):
+        policy["pause_keys"] = keys.copy()
+    elif isinstance(keys, (set, frozenset)):
+        policy["pause_keys"] = sorted(map(check_text, keys))
     return policy
 
 

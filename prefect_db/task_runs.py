@@ -120,7 +120,7 @@ def create(
     columns = StateColumns(empirical_policy=complete_policy(empirical_policy, TASK_RUN_POLICY))
     first = None
     if state is not None:
-        first = state_changes.entry("task_run", run_id, flow_run_id, state)
+        first = state_changes.entry(db.dialect, "task_run", run_id, flow_run_id, state)
         columns.enter(first.state)
     run = TaskRun(
         id=run_id,

@@ -15,7 +15,7 @@ from weakref import WeakSet
 
 from prefect_db import process
 from prefect_db.dialect import Dialect
-from prefect_db.drivers.base import Connection, Isolation, Pool, Result
+from prefect_db.drivers.base import Connection, Isolation, Pool, Purpose, Result
 from prefect_db.errors import (
     BadValue,
     Cancelled,
@@ -196,9 +196,8 @@ class _Scope(Queryable):
         return _Unit(self)
 
     def _end_streams(self) -> None:
-        if self._streams is not None:
-            for stream in list(self._streams):
-                stream.close()
+        for stream in list(self._streams or ()):
+            stream.close()
 
     def _forget(self) -> None:
         if self._inner is not None:
@@ -351,12 +350,12 @@ class Transaction(_Block):
         status: A `Status`.
     """
 
-    __slots__ = ("_acquire", "_isolation", "_pool", "_read_only", "_timeout")
+    __slots__ = ("_acquire", "_isolation", "_pool", "_purpose", "_read_only", "_timeout")
 
     def __init__(
         self,
         dialect: Dialect,
-        acquire: Callable[[], Connection],
+        acquire: Callable[[Purpose], Connection],
         pool: Pool,
         *,
         read_only: bool,
@@ -365,6 +364,7 @@ class Transaction(_Block):
     ) -> None:
         super().__init__(dialect)
         self._acquire = acquire
+        self._purpose: Purpose = "snapshot" if read_only else "write"
         self._pool = pool
         self._read_only = read_only
         self._isolation: Isolation | None = isolation
@@ -373,7 +373,7 @@ class Transaction(_Block):
     def __enter__(self) -> Self:
         if self.status is not Status.NEW:
             raise TransactionClosed("a transaction can be entered once")
-        connection = self._acquire()
+        connection = self._acquire(self._purpose)
         try:
             self._connection = connection
             if self._timeout is not None:
@@ -396,7 +396,7 @@ class Transaction(_Block):
     def _begin_on_another(self) -> None:
         """Begin again, where the pool lent a connection that was lost: nothing is lost with it."""
         self._close(Status.NEW)
-        self._connection = connection = self._acquire()
+        self._connection = connection = self._acquire(self._purpose)
         if self._timeout is not None:
             self._deadline = time.monotonic() + self._timeout
         connection.begin(
@@ -415,7 +415,8 @@ class Transaction(_Block):
         status = Status.ROLLED_BACK
         try:
             connection = self._ready("COMMIT")
-            self._end_streams()
+            if self._streams is not None:
+                self._end_streams()
             connection.commit()
             status = Status.COMMITTED
         except (CommitUnknown, KeyboardInterrupt):

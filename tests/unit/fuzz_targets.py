@@ -125,6 +125,7 @@ def json_text(text: str) -> None:
         return
     assert dumped == json.dumps(value)
     assert repr(values.load_json(dumped)) == repr(value)
+    assert repr(json.loads(values.dump_jsonb(value))) == repr(value)
 
 
 def _refuse(constant: str) -> Any:

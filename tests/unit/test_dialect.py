@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import OrderedDict, UserList
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
@@ -95,7 +96,8 @@ class TestValues:
         ],
     )
     def test_json_is_bound_as_text(self, dialect: Dialect, value: Any, text: str) -> None:
-        assert bind(dialect, value) == text
+        bound = bind(dialect, value)
+        assert bound == text if dialect is SQLITE else json.loads(bound) == json.loads(text)
 
     @pytest.mark.parametrize(
         ("value", "bound"), [(Color.RED, "red"), (Level.HIGH, 40), (Kind.ONE, "one")]
@@ -213,7 +215,7 @@ class TestPostgres:
 
     def test_an_array_is_bound_as_a_list_of_bound_values(self) -> None:
         values = [1, None, "a", SOME_ID, Color.RED, {"a": 1}]
-        assert bind(POSTGRES, Array(values)) == [1, None, "a", SOME_ID, "red", '{"a": 1}']
+        assert bind(POSTGRES, Array(values)) == [1, None, "a", SOME_ID, "red", '{"a":1}']
 
 
 def test_an_array_has_a_copy_of_the_values() -> None:

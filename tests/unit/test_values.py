@@ -7,10 +7,11 @@ import json
 import pickle
 import re
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
-from enum import IntEnum, StrEnum
+from enum import Enum, IntEnum, StrEnum
 from typing import Any
 from uuid import UUID, uuid4
 from zoneinfo import ZoneInfo
@@ -111,6 +112,14 @@ class Label(str):
     __slots__ = ()
 
 
+SOME_ID = UUID("0c1a2b3c-0000-7000-8000-000000000001")
+
+
+class Plain(Enum):
+    ONE = 1
+    NAN = float("nan")
+
+
 def refuse(word: str) -> Any:
     raise ValueError(word)
 
@@ -125,11 +134,22 @@ def exactly(value: Any) -> str:
     return repr(value)
 
 
+@pytest.fixture(params=[values.dump_json, values.dump_jsonb])
+def dump(request: pytest.FixtureRequest) -> Callable[[Any], str]:
+    chosen: Callable[[Any], str] = request.param
+    return chosen
+
+
 class TestDumpJson:
     @given(JSON_VALUES)
     @MANY
     def test_it_is_the_default_form_of_the_stdlib(self, value: Any) -> None:
         assert values.dump_json(value) == json.dumps(value)
+
+    @given(JSON_VALUES)
+    @MANY
+    def test_for_jsonb_it_says_the_same(self, value: Any) -> None:
+        assert exactly(json.loads(values.dump_jsonb(value))) == exactly(value)
 
     @pytest.mark.parametrize(
         "value",
@@ -151,7 +171,9 @@ class TestDumpJson:
         ids=repr,
     )
     def test_odd_values_too(self, value: Any) -> None:
-        assert values.dump_json(value) == json.dumps(value)
+        text = json.dumps(value)
+        assert values.dump_json(value) == text
+        assert exactly(json.loads(values.dump_jsonb(value))) == exactly(json.loads(text))
 
     @pytest.mark.parametrize(
         "value",
@@ -162,8 +184,17 @@ class TestDumpJson:
             {float("nan"): 1},
             {1},
             b"a",
+            {"a": float("nan"), "b": None},
+            [None, {"a": [float("-inf")]}],
             datetime(2026, 1, 1, tzinfo=UTC),
-            uuid4(),
+            [date(2026, 1, 1)],
+            Holding(1),
+            SOME_ID,
+            {"id": SOME_ID, "none": None},
+            {SOME_ID: 1},
+            Plain.ONE,
+            [Plain.NAN],
+            {Plain.ONE: 1},
             Decimal(1),
             1j,
             object(),
@@ -173,22 +204,22 @@ class TestDumpJson:
         ],
         ids=lambda value: type(value).__name__,
     )
-    def test_what_is_no_json_is_refused(self, value: Any) -> None:
+    def test_what_is_no_json_is_refused(self, dump: Callable[[Any], str], value: Any) -> None:
         with pytest.raises(BadValue, match="not a JSON value"):
-            values.dump_json(value)
+            dump(value)
 
-    def test_a_cycle_is_refused(self) -> None:
+    def test_a_cycle_is_refused(self, dump: Callable[[Any], str]) -> None:
         cycle: list[Any] = []
         cycle.append({"a": cycle})
         with pytest.raises(BadValue, match="not a JSON value"):
-            values.dump_json(cycle)
+            dump(cycle)
 
-    def test_nesting_too_deep_for_the_stdlib_is_refused(self) -> None:
+    def test_nesting_too_deep_for_the_stdlib_is_refused(self, dump: Callable[[Any], str]) -> None:
         deep: list[Any] = []
         for _ in range(100_000):
             deep = [deep]
         with pytest.raises(BadValue, match="not a JSON value"):
-            values.dump_json(deep)
+            dump(deep)
 
     @pytest.mark.parametrize("bad", ["a\0", "\ud800", "\udfffa", "\udc00\ud800a", Label("\0")])
     @pytest.mark.parametrize(
@@ -202,9 +233,11 @@ class TestDumpJson:
             lambda bad: {"a": [{bad: None}]},
         ],
     )
-    def test_a_nul_or_a_lone_surrogate_is_refused_anywhere(self, wrap: Any, bad: str) -> None:
+    def test_a_nul_or_a_lone_surrogate_is_refused_anywhere(
+        self, dump: Callable[[Any], str], wrap: Any, bad: str
+    ) -> None:
         with pytest.raises(BadValue, match=r"NUL|surrogate"):
-            values.dump_json(wrap(bad))
+            dump(wrap(bad))
 
 
 class TestLoadJson:

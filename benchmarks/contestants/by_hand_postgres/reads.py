@@ -17,7 +17,7 @@ _FLOW: Final = f"SELECT {Flow.columns} FROM flow WHERE id = %s"
 _FLOW_RUN: Final = f"SELECT {FlowRun.columns} FROM flow_run WHERE id = %s"
 _FIND: Final = (
     f"SELECT {FlowRun.columns} FROM flow_run"
-    " WHERE flow_run.state_type = CAST(%s AS state_type) ORDER BY id DESC LIMIT %s"
+    " WHERE flow_run.state_type = 'COMPLETED' ORDER BY id DESC LIMIT {}"
 )
 _PAGE: Final = (
     f"SELECT {Event.columns} FROM events WHERE occurred >= %s AND {{}}"
@@ -46,7 +46,7 @@ def read_flow_run(execute: Execute, flow_run_id: UUID) -> FlowRun | None:
 
 
 def find_flow_runs(execute: Execute, limit: int) -> list[FlowRun]:
-    return [flow_run_of(row) for row in execute(_FIND, ("COMPLETED", limit)).fetchall()]
+    return [flow_run_of(row) for row in execute(_FIND.format(limit)).fetchall()]
 
 
 def event_page(execute: Execute, page: Pages) -> list[Event]:

@@ -16,7 +16,8 @@ from prefect_db.states import State, StateType
 _FLOW: Final = f"SELECT {Flow.columns} FROM flow WHERE id = ?"
 _FLOW_RUN: Final = f"SELECT {FlowRun.columns} FROM flow_run WHERE id = ?"
 _FIND: Final = (
-    f"SELECT {FlowRun.columns} FROM flow_run WHERE flow_run.state_type = ? ORDER BY id DESC LIMIT ?"
+    f"SELECT {FlowRun.columns} FROM flow_run"
+    " WHERE flow_run.state_type = 'COMPLETED' ORDER BY id DESC LIMIT ?"
 )
 _PAGE: Final = (
     f"SELECT {Event.columns} FROM events WHERE occurred >= ? AND {{}}"
@@ -45,7 +46,7 @@ def read_flow_run(execute: Execute, flow_run_id: UUID) -> FlowRun | None:
 
 
 def find_flow_runs(execute: Execute, limit: int) -> list[FlowRun]:
-    rows = execute(_FIND, ("COMPLETED", limit)).fetchall()
+    rows = execute(_FIND, (limit,)).fetchall()
     return [flow_run_of(row) for row in rows]
 
 
