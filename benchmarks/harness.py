@@ -107,12 +107,17 @@ class Section:
 
 
 def turns(contestants: Iterable[K], rounds: int) -> Iterator[list[K]]:
-    """In each round all contestants, in an order by lot: nobody always comes after the same one,
-    whose work it would find in the processor's caches. It is the same lot in each run."""
+    """In each round all contestants, in an order by lot, and in the next one the other way round:
+    nobody always comes after the same one, whose work it would find in the processor's caches. The
+    lots are the same in each run."""
     chance = random.Random(0)
     names = list(contestants)
-    for _ in range(rounds):
-        yield chance.sample(names, len(names))
+    for number in range(rounds):
+        if number % 2:
+            names.reverse()
+        else:
+            chance.shuffle(names)
+        yield names.copy()
 
 
 def interleaved(

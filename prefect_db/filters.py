@@ -278,13 +278,16 @@ def order_of(sort: Enum, kind: type[Enum]) -> str:
     return order
 
 
+_LONGEST_PAGE: Final = 2**62 - 1
+
+
 def page(limit: int | None, offset: int) -> tuple[int, int]:
-    """Check a page's bounds; no limit is the largest.
+    """Check a page's bounds; no limit is the largest. Their sum has 64 bits, too.
 
     Raises:
-        BadValue: One is negative or no whole number.
+        BadValue: One is negative, over 62 bits or no whole number.
     """
     for name, value in (("limit", limit), ("offset", offset)):
-        if value is not None and (not isinstance(value, int) or value < 0):
-            raise BadValue(f"{name}={value!r}; it is a whole number from 0")
-    return 2**62 if limit is None else limit, offset
+        if value is not None and (not isinstance(value, int) or not 0 <= value <= _LONGEST_PAGE):
+            raise BadValue(f"{name}={value!r}; it is a whole number from 0 to {_LONGEST_PAGE}")
+    return _LONGEST_PAGE if limit is None else int(limit), int(offset)

@@ -216,7 +216,7 @@ def count(
     """How many flow runs the filters let through; see `find`."""
     where = of_flow_runs(db.dialect, filter, flows, task_runs)
     sql = f"SELECT count(*) FROM flow_run{where.sql}"
-    return int(db.value(sql, where.params, prepare=not where.params))
+    return int(db.value(sql, where.params, prepare=not where.sql))
 
 
 def count_by_state(

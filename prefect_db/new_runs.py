@@ -110,10 +110,12 @@ _JSON: Final = (
     "created_by",
     "job_variables",
 )
+# Others are empty if nothing is given.
+_NO_DEFAULT: Final = ("labels", "created_by")
 
 
 def _columns(run: Record, dialect: Dialect) -> tuple[tuple[str, ...], list[Any]]:
-    """The columns that are neither NULL nor empty, and their values.
+    """The columns that are not what their default is, and their values.
 
     JSON is text; `run` gets what will be read of it: lists for tuples, and nothing of a caller's.
     """
@@ -128,8 +130,7 @@ def _columns(run: Record, dialect: Dialect) -> tuple[tuple[str, ...], list[Any]]
         if value:
             given[name] = text = dump_json(value)
             setattr(run, name, read_json_from(text, jsonb))
-        elif value is not None and name != "labels":
-            # Empty, as its default is.
+        elif value is not None and name not in _NO_DEFAULT:
             del given[name]
     return tuple(given), list(given.values())
 
@@ -186,7 +187,7 @@ _OWNERS: Final[dict[Table, str]] = {"flow_run": "id, NULL", "task_run": "flow_ru
 @lru_cache(maxsize=256)
 def _with_state(insert_run: str, table: Table, artifact: bool) -> str:
     """The statement, and in it the state's and, if there is one, the artifact's."""
-    outer = ", flow_run_id" if table == "task_run" else ""
+    outer = ", flow_run_id" if artifact and table == "task_run" else ""
     kept = f""", kept AS (
     INSERT INTO artifact ({ARTIFACT})
     SELECT created, created, {_OWNERS[table]}, ?, ?, ?, ?, ?, ? FROM run

@@ -37,7 +37,7 @@ class Page(NamedTuple):
 
     Attributes:
         sql, params: The statement.
-        prepare: The text has all that the best plan depends on, which PostgreSQL then makes once.
+        prepare: PostgreSQL may plan it once, as its conditions have no parameters.
     """
 
     sql: str
@@ -113,15 +113,16 @@ def _page(
 
     Args:
         mark: What stands for the limit.
-        prepare: The conditions are the same for all calls.
+        prepare: The conditions have no parameters.
     """
     limit, offset = bounds
     # Without knowing the limit, PostgreSQL would expect a tenth of all rows, and so find it better
-    # to plan the page anew each time, which takes as long as to find 20 rows.
+    # to plan the page at each call, instead of once and again after each ANALYZE. To plan it takes
+    # as long as to find 20 rows.
     known = prepare and not offset
     end, last = f"LIMIT {mark} OFFSET ?", [limit, offset]
     if known:
-        end, last = f"LIMIT {limit:d}", []
+        end, last = f"LIMIT {limit}", []
     if len(parts) == 1:
         [(source, where)] = parts
         sql = f"SELECT {columns} FROM {source}{where.sql} ORDER BY {order} {end}"

@@ -50,6 +50,6 @@ def count_by_state(db: Queryable, table: Table, where: Where) -> dict[StateType 
     rows = db.rows(
         f"SELECT state_type, count(*) AS runs FROM {table}{where.sql} GROUP BY state_type",
         where.params,
-        prepare=not where.params,
+        prepare=not where.sql,
     )
     return {StateType(row[0]) if row[0] else None: int(row[1]) for row in rows}

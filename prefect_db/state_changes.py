@@ -177,12 +177,12 @@ def insert(
     """Insert a state, moved to a time that is free, and its artifact."""
     at = txn.dialect.bind_one(now)
     if new.artifact:
-        txn.execute(_INSERT_ARTIFACT, (at, at, *owners(table, run_id, outer_id), *new.artifact))
+        txn.execute(_INSERT_ARTIFACT, (at, at, *_owners(table, run_id, outer_id), *new.artifact))
     while not txn.execute(_INSERT_STATE[table], (at, at, run_id, *new.params())):
         new.state.timestamp += _MICROSECOND
 
 
-def owners(table: Table, run_id: UUID, outer_id: UUID | None) -> tuple[UUID | None, UUID | None]:
+def _owners(table: Table, run_id: UUID, outer_id: UUID | None) -> tuple[UUID | None, UUID | None]:
     """The `flow_run_id` and the `task_run_id` of an artifact."""
     return (run_id, None) if table == "flow_run" else (outer_id, run_id)
 
@@ -340,7 +340,8 @@ def _enter_by_python(
     before = _values(run)
     run.enter(new.state)
     after = _values(run)
-    changed = [*map(is_not, before, after)]
+    # The first is `state_id`, which is not the run's; see `_run_sql`.
+    changed = [True, *map(is_not, before[1:], after[1:])]
     sql = _update_sql(table, tuple(compress(_FOLLOWING, changed)))
     txn.execute(sql, (*compress(after, changed), run_id))
     return new.state, run.outer_id
@@ -348,8 +349,8 @@ def _enter_by_python(
 
 @lru_cache
 def _run_sql(table: Table) -> str:
-    # Of the state before, only whether there is one matters: not its id, which is another each time
-    # and so would have to be read, where the run's is remembered.
+    # Of the state before, only whether there is one matters. Its id would have to be parsed, as it
+    # is a new text each time; the run's own is remembered, and stands for it.
     state_id = "CASE WHEN state_id IS NOT NULL THEN id END AS state_id"
     columns = StateColumns.columns.replace("state_id", state_id, 1)
     return f"SELECT {columns}, {OUTER[table]} AS outer_id FROM {table} WHERE id = ?"

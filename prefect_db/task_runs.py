@@ -198,7 +198,7 @@ def count(
     """How many task runs the filters let through; see `find`."""
     where = of_task_runs(db.dialect, filter, flows, flow_runs)
     sql = f"SELECT count(*) FROM task_run{where.sql}"
-    return int(db.value(sql, where.params, prepare=not where.params))
+    return int(db.value(sql, where.params, prepare=not where.sql))
 
 
 def count_by_state(

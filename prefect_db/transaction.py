@@ -196,8 +196,9 @@ class _Scope(Queryable):
         return _Unit(self)
 
     def _end_streams(self) -> None:
-        for stream in list(self._streams or ()):
-            stream.close()
+        if self._streams is not None:
+            for stream in list(self._streams):
+                stream.close()
 
     def _forget(self) -> None:
         if self._inner is not None:
@@ -415,8 +416,7 @@ class Transaction(_Block):
         status = Status.ROLLED_BACK
         try:
             connection = self._ready("COMMIT")
-            if self._streams is not None:
-                self._end_streams()
+            self._end_streams()
             connection.commit()
             status = Status.COMMITTED
         except (CommitUnknown, KeyboardInterrupt):

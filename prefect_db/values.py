@@ -70,6 +70,12 @@ def _json_encoder() -> Callable[[Any], str]:
 
 
 _orjson: Final = orjson.dumps
+# What has a way of its own to be JSON, or to be equal to it, is for the stdlib to take or refuse.
+_PLAIN_TYPES: Final = (
+    orjson.OPT_PASSTHROUGH_SUBCLASS
+    | orjson.OPT_PASSTHROUGH_DATACLASS
+    | orjson.OPT_PASSTHROUGH_DATETIME
+)
 decode_json: Final = orjson.loads
 _encode_json = _json_encoder()
 _decode_json = json.JSONDecoder(parse_constant=_refuse_constant).decode
@@ -110,8 +116,10 @@ def dump_jsonb(value: Any) -> str:
     Raises:
         BadValue: As `dump_json`.
     """
+    if not value:
+        return dump_json(value)
     try:
-        encoded = _orjson(value)
+        encoded = _orjson(value, None, _PLAIN_TYPES)
         if b"\\u0000" not in encoded and decode_json(encoded) == value:
             return encoded.decode()
     except (TypeError, ValueError, RecursionError):

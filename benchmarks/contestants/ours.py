@@ -31,6 +31,7 @@ class Ours(Tabled):
 
     def __init__(self, url: str) -> None:
         self.db = connect(url)
+        self._places: dict[int, str | None] = {}
         self.operations = {
             "create_flow": self._create_flow,
             "read_flow": partial(flows.get, self.db),
@@ -54,10 +55,10 @@ class Ours(Tabled):
 
     def _page(self, page: Pages) -> _Page:
         occurred = EventFilter(occurred=Occurred(since=page.since, until=page.until))
-        after = None
-        if page.number:
-            after = events.query(self.db, occurred, limit=page.number * page.size).next
-        return _Page(occurred, page.size, after)
+        if page.number and page.number not in self._places:
+            before = events.query(self.db, occurred, limit=page.number * page.size)
+            self._places[page.number] = before.next
+        return _Page(occurred, page.size, self._places.get(page.number))
 
     def _create_flow(self, new: NewFlow) -> Flow:
         return flows.create(self.db, new.name, tags=new.tags, labels=new.labels, id=new.id)

@@ -314,6 +314,8 @@ REFUSED: Final[list[tuple[str, type[Error], Callable[[Queryable], Any]]]] = [
     ),
     ("limit of 65 bits", BadValue, lambda db: flows.find(db, limit=2**64)),
     ("offset of 65 bits", BadValue, lambda db: task_runs.find(db, offset=2**63)),
+    ("limit of 63 bits", BadValue, lambda db: flow_runs.find(db, limit=2**62)),
+    ("task runs' limit of 65 bits", BadValue, lambda db: task_runs.find(db, limit=2**64)),
     ("level of 65 bits", BadValue, lambda db: logs.find(db, LogFilter(level=Level(le_=2**63)))),
     ("log level of 17 bits", BadValue, lambda db: logs.write(db, [log_line(level=70_000)])),
     ("log level of 65 bits", BadValue, lambda db: logs.write(db, [log_line(level=2**64)])),

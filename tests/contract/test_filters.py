@@ -23,6 +23,7 @@ from prefect_db import (
     flow_runs,
     flows,
     logs,
+    states,
     task_runs,
 )
 from prefect_db.filters import (
@@ -711,6 +712,26 @@ def test_a_bad_filter_is_refused(filled: Backend, find: Callable[[Queryable], An
 def test_another_operator_is_refused(filled: Backend, entity: Entity, operator: Any) -> None:
     with pytest.raises(BadValue, match="'and_' or 'or_'"):
         entity.find(filled, operator=operator)
+
+
+@pytest.mark.parametrize("types", [None, ["COMPLETED"], ["COMPLETED", "FAILED", "PENDING"]])
+@pytest.mark.parametrize(
+    ("limit", "offset"), [(0, 0), (True, False), (1, 1), (2**62 - 1, 0), (2**62 - 1, 2**62 - 1)]
+)
+def test_any_page_of_runs(db: Backend, types: list[str] | None, limit: int, offset: int) -> None:
+    flow_id = flows.create(db, "etl").id
+    for number, kind in enumerate([StateType.COMPLETED, StateType.FAILED, StateType.PENDING] * 3):
+        run = flow_runs.create(db, flow_id, state=states.make(kind))
+        task_runs.create(db, "a", "a", str(number), flow_run_id=run.id, state=states.make(kind))
+    state = None if types is None else State(type=Among(any_=types))
+    runs, tasks = FlowRunFilter(state=state), TaskRunFilter(state=state)
+    every_run = flow_runs.find(db, runs, limit=None)
+    every_task = task_runs.find(db, tasks, limit=None)
+    assert len(every_run) == len(every_task) == (3 if types == ["COMPLETED"] else 9)
+    page = slice(offset, offset + limit)
+    assert flow_runs.find(db, runs, limit=limit, offset=offset) == every_run[page]
+    assert task_runs.find(db, tasks, limit=limit, offset=offset) == every_task[page]
+    assert len(flows.find(db, limit=limit, offset=offset)) == len([flow_id][page])
 
 
 @pytest.mark.parametrize(("limit", "offset"), [(1.5, 0), ("1", 0), (1, 1.5), (1, "1"), (None, -1)])

@@ -562,6 +562,17 @@ class TestStoredState:
         details = set_state(db, kind, run_id, given).state_details
         assert details[f"{kind}_id"] == str(run_id)
 
+    def test_run_ids_in_given_details_are_ids(self, db: Backend, kind: Kind) -> None:
+        run_id = new_run(db, kind)
+        given = replace(state(PENDING, 0), state_details={f"{kind}_id": "none"})
+        with pytest.raises(BadValue):
+            set_state(db, kind, run_id, given)
+
+    def test_a_state_may_have_the_id_of_the_run(self, db: Backend, kind: Kind) -> None:
+        run_id = get(db, kind, new_run(db, kind, state=state(PENDING, 0))).id
+        set_state(db, kind, run_id, replace(state(RUNNING, 1), id=run_id))
+        assert get(db, kind, run_id).state_id == run_id
+
     def test_a_message_that_is_not_given_is_null(self, db: Backend, kind: Kind) -> None:
         stored = set_state(db, kind, new_run(db, kind), state(PENDING, 0))
         assert stored_state(db, kind, stored.id, "message") is None
@@ -694,19 +705,26 @@ class TestData:
         set_state(db, kind, new_run(db, kind), state(COMPLETED, 0, data=data))
         assert data == {"type": "reference", "artifact_key": "key"}
 
-    def test_a_flow_runs_artifact_names_the_run(self, db: Backend) -> None:
-        run_id = new_run(db, "flow_run")
-        flow_runs.set_state(db, run_id, state(COMPLETED, 0, data=1))
-        row = db.row("SELECT flow_run_id, task_run_id FROM artifact")
+    @pytest.mark.parametrize("new", [False, True])
+    def test_the_artifact_names_the_run_and_the_flow_run_of_a_task_run(
+        self, db: Backend, kind: Kind, new: bool
+    ) -> None:
+        ended = state(COMPLETED, 0, data=1)
+        run_id = new_run(db, kind, state=ended if new else None)
+        if not new:
+            set_state(db, kind, run_id, ended)
+        row = db.row("SELECT flow_run_id, task_run_id, data FROM artifact")
         assert row is not None
-        assert (row.uuid(0), row.uuid(1)) == (run_id, None)
+        owners = (
+            (run_id, None) if kind == "flow_run" else (get(db, kind, run_id).flow_run_id, run_id)
+        )
+        assert (row.uuid(0), row.uuid(1), row.json(2)) == (*owners, 1)
 
-    def test_a_task_runs_artifact_names_both_runs(self, db: Backend) -> None:
-        run_id = new_run(db, "task_run")
-        task_runs.set_state(db, run_id, state(COMPLETED, 0, data=1))
+    def test_the_artifact_of_a_new_task_run_without_a_flow_run(self, db: Backend) -> None:
+        run = task_runs.create(db, "a", "a", "0", state=state(COMPLETED, 0, data=1))
         row = db.row("SELECT flow_run_id, task_run_id FROM artifact")
         assert row is not None
-        assert (row.uuid(0), row.uuid(1)) == (get(db, "task_run", run_id).flow_run_id, run_id)
+        assert (row.uuid(0), row.uuid(1)) == (None, run.id)
 
 
 class TestSubflow:

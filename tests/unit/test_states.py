@@ -281,6 +281,11 @@ def test_a_set_in_a_policy_becomes_a_list() -> None:
     assert policy["pause_keys"] == ["a", "b"]
 
 
+def test_pause_keys_are_texts() -> None:
+    with pytest.raises(BadValue):
+        complete_policy({"pause_keys": {1, "a"}}, FLOW_RUN_POLICY)
+
+
 def test_changing_a_policy_does_not_change_the_next_one() -> None:
     complete_policy(None, FLOW_RUN_POLICY)["pause_keys"].append("paused")
     try:

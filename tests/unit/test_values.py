@@ -112,6 +112,23 @@ class Label(str):
     __slots__ = ()
 
 
+class Firsts(dict[str, list[int]]):
+    """Says of itself something else than it holds."""
+
+    def items(self) -> Any:
+        return [(key, values[0]) for key, values in super().items()]
+
+
+@dataclass
+class Alike:
+    it: int
+
+    def __eq__(self, other: object) -> bool:
+        return other == {"it": self.it}
+
+    __hash__ = None  # type: ignore[assignment]
+
+
 SOME_ID = UUID("0c1a2b3c-0000-7000-8000-000000000001")
 
 
@@ -160,6 +177,8 @@ class TestDumpJson:
             {Color.RED: Level.HIGH},
             Label("a"),
             OrderedDict(b=1, a=2),
+            Firsts(a=[1, 2]),
+            [Firsts(a=[1, 2])],
             {7: 1, None: 2, True: 3, 1.5: 4},
             10**400,
             -0.0,
@@ -189,6 +208,7 @@ class TestDumpJson:
             datetime(2026, 1, 1, tzinfo=UTC),
             [date(2026, 1, 1)],
             Holding(1),
+            Alike(1),
             SOME_ID,
             {"id": SOME_ID, "none": None},
             {SOME_ID: 1},
