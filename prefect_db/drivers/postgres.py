@@ -30,7 +30,6 @@ from prefect_db.drivers.base import (
     Settings,
     Stats,
     clean,
-    execute_alone,
 )
 from prefect_db.drivers.lending import Lending
 from prefect_db.errors import (
@@ -493,13 +492,14 @@ class PostgresPool:
         return connection
 
     def execute(self, statement: Statement, values: Sequence[Any]) -> Result:
-        if not statement.reads:
-            return execute_alone(self, statement, values)
-        # As there, for a statement that leaves nothing to undo if it ends well.
-        connection = self.acquire("read")
+        # As `execute_alone`, where nothing is left to undo if all ends well.
+        connection = self.acquire("read" if statement.reads else "write")
         try:
             result = connection.execute(statement, values)
-            self._give_back(connection.place)
+            if statement.reads or not connection.in_transaction:
+                self._give_back(connection.place)
+            else:
+                self.release(connection)
         except BaseException:
             self.release(connection, again=True)
             raise

@@ -16,12 +16,12 @@ from prefect_db.states import TASK_RUN_POLICY, complete_details
 
 _STORED: Final = "SELECT id FROM events WHERE id = ANY(CAST(%s AS uuid[]))"
 _NEW_EVENT: Final = (
-    f"INSERT INTO events ({Event.columns}, created, updated)"
-    f" VALUES ({marks(Event.columns)}, %s, %s) ON CONFLICT (id) DO NOTHING"
+    f"INSERT INTO events ({Event.columns}) VALUES ({marks(Event.columns)})"
+    " ON CONFLICT (id) DO NOTHING"
 )
 _NEW_RESOURCE: Final = (
-    "INSERT INTO event_resources (id, created, updated, occurred, resource_id, resource_role,"
-    " resource, event_id) VALUES (%s, %s, %s, %s, %s, %s, %s, %s)"
+    "INSERT INTO event_resources (id, occurred, resource_id, resource_role, resource, event_id)"
+    " VALUES (%s, %s, %s, %s, %s, %s)"
 )
 
 
@@ -45,16 +45,12 @@ def write_events(execute: Execute, executemany: Execute, batch: list[Event]) -> 
                 event.received,
                 now,
                 event.follows,
-                now,
-                now,
             )
         )
         for role, labels in involved(event):
             resources.append(
                 (
                     uuid7(),
-                    now,
-                    now,
                     event.occurred,
                     labels["prefect.resource.id"],
                     role,
