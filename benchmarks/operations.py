@@ -114,7 +114,7 @@ def _operations(samples: Samples, size: Size, url: str, *, quick: bool) -> list[
     run_ids = cycle(samples.flow_runs)
     first, last = _pages(url, size.events)
     few, many = _batches(quick=quick)
-    short, long, longest = (3, 3, 2) if quick else (100, 25, 9)
+    short, long, longest = (3, 3, 2) if quick else (100, 25, 15)
     return [
         # Reads first, while all databases hold the same: how much is written depends on the speed.
         Operation("read_flow", READ_FLOW, lambda: next(flow_ids), short),
