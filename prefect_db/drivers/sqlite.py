@@ -99,7 +99,10 @@ class SQLiteConnection:
         self._give_up_at: float | None = None
         self._stopped_by: BaseException | None = None
         self._interrupted = False
-        native.set_progress_handler(self._watch().__next__, _WATCH_STEPS)
+        watch = self._watch()
+        # To its yield, and so into its try: what comes before that would raise in sqlite3.
+        next(watch)
+        native.set_progress_handler(watch.__next__, _WATCH_STEPS)
 
     def _watch(self) -> Generator[int, None, None]:
         """Called during long statements; not 0 interrupts the statement.

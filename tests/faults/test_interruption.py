@@ -79,6 +79,23 @@ def test_a_signal_ends_a_long_statement(
     assert db.stats().in_use == 0
 
 
+@pytest.mark.only("sqlite", "the driver of PostgreSQL has no handler that SQLite calls")
+def test_a_signal_is_pending_when_sqlite_first_looks(url: str, kind: type[BaseException]) -> None:
+    """On a connection whose statements were all short until now. In one step of the machine, and
+    so without a look, this one searches a text for a second or so."""
+    slow_step = "instr(hex(zeroblob(1000000)), hex(zeroblob(10000)) || '1')"
+    with connect(url, migrate=False) as db:
+        with _prompt(kind), _signal_during_statement(db), db.transaction() as txn:
+            txn.value(
+                f"WITH RECURSIVE n (i) AS (SELECT {slow_step} UNION ALL SELECT i + 1 FROM n"
+                f" WHERE i < {10_000_000 * _LONG // 4}) SELECT count(*) FROM n"
+            )
+        # And it goes on looking.
+        assert db.value("SELECT 1") == 1
+        with _prompt(kind), _signal_during_statement(db), db.transaction() as txn:
+            txn.value(_long(db))
+
+
 def test_a_signal_ends_a_long_executemany(
     db: Backend, kind: type[BaseException], record_fault: RecordFault
 ) -> None:
