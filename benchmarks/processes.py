@@ -13,7 +13,7 @@ from typing import Final
 from uuid import UUID
 
 from benchmarks.callers import WRITES, locked, ours
-from benchmarks.harness import Line, Place, Section, Target
+from benchmarks.harness import Line, Place, Section, Target, turns
 from benchmarks.load import PERCENTS, Kind, Load, Step, by_threads, together
 
 _PROCESSES: Final = 4
@@ -45,8 +45,8 @@ def sections(place: Place, url: str, run_ids: Sequence[UUID]) -> list[Section]:
     errors: dict[str, list[str]] = {name: [] for name in names}
     for make in (ours, locked):
         make(url, run_ids).checked().close()
-    for number in range(rounds):
-        for name in names if number % 2 else reversed(names):
+    for order in turns(names, rounds):
+        for name in order:
             told = _round(name, url, run_ids, seconds)
             errors[name] += [error for each in told for error in each.errors]
             rates = [each.load.rate for each in told]

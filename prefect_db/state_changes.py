@@ -37,7 +37,6 @@ Table = Literal["flow_run", "task_run"]
 # The run that a run is in: a subflow's run is in a task run, a task run in a flow run.
 OUTER: Final[dict[Table, str]] = {"flow_run": "parent_task_run_id", "task_run": "flow_run_id"}
 _OUTER_DETAIL: Final[dict[Table, str]] = {"flow_run": "task_run_id", "task_run": "flow_run_id"}
-_ID: Final[dict[Table, str]] = {"flow_run": "flow_run_id", "task_run": "task_run_id"}
 _MICROSECOND: Final = timedelta(microseconds=1)
 
 # Column lists: first what the caller or the server knows, then what an `Entry` gives.
@@ -141,7 +140,7 @@ def entry(
             none, or a text or its data cannot be stored.
     """
     details = complete_details(state.state_details)
-    details[_ID[table]] = uuid_text(run_id)
+    details[f"{table}_id"] = uuid_text(run_id)
     if outer_id is not None or table == "task_run":
         details[_OUTER_DETAIL[table]] = None if outer_id is None else uuid_text(outer_id)
     data, artifact = _split(state.data)

@@ -178,6 +178,14 @@ def test_what_is_left_open_on_the_drivers_own_connection_is_undone(db: Backend) 
     _add(db, 2)
 
 
+def test_what_a_statement_leaves_open_is_undone(url: str, db: Backend) -> None:
+    with connect(url, migrate=False, pool_size=1) as one:
+        one.execute("BEGIN")
+        _add(one, 1)
+        one.execute("INSERT INTO item (id) VALUES (2)")
+        assert _ids(db) == [1, 2]
+
+
 def test_an_exception_passes_the_block_of_the_drivers_own_connection(db: Backend) -> None:
     with pytest.raises(KeyError), db.connection() as native:
         native.execute("BEGIN")
